@@ -1,0 +1,1 @@
+"""The mediator: one port, three adapters (ZooKeeper, SQLite, memory) under one contract suite."""

@@ -1,0 +1,130 @@
+"""What the engine wants of the world. An effect names a wanted end state and its epoch, so asking twice is safe."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from orchestrator.domain.commands import Command
+from orchestrator.domain.record import Control, Record
+from orchestrator.domain.spans import Span
+from orchestrator.domain.topology import NodeName
+
+
+class WantedRole(StrEnum):
+    """End states of the local service."""
+
+    PRIMARY = "primary"
+    HELD = "held"
+    """Primary whose clients' writes wait: the data stands still for a switchover."""
+    STANDBY = "standby"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureService:
+    role: WantedRole
+    epoch: int
+    upstream: NodeName | None = None
+    """Whom a standby follows; None: it follows nobody yet (and accepts no writes)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureReplicas:
+    """How many standbys must follow before the primary accepts a write (Redis `min-replicas-to-write`)."""
+
+    at_least: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsureClients:
+    """Clients on this host are led to `primary`."""
+
+    primary: NodeName
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteRecord:
+    """Compare-and-set of the record, never repeated by anybody but the engine, given up after `within` (rule 10)."""
+
+    record: Record
+    expected: int | None
+    """The version that must still stand; None to create the record."""
+    control_expected: int | None = None
+    """The control's version that must still stand too; None when people's words do not matter to this write."""
+    control: Control | None = None
+    """Written in the same transaction, to use up the word on which the write rests."""
+    within: Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteControl:
+    control: Control
+    expected: int
+    within: Span = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadMediator:
+    """Read now, rather than at the next notice or poll."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookNow:
+    """Look at the local service now, rather than at the next turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class TellKeeper:
+    command: Command
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What this member has lived through; kept on disk, so that an emptied mediator is recognised (rule 23)."""
+
+    record: Record | None = None
+    """The newest record seen."""
+    served_epoch: int = 0
+    """The last epoch in which the local service was made primary."""
+
+    @property
+    def epoch(self) -> int:
+        return max(self.served_epoch, self.record.epoch if self.record else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    history: History
+
+
+class NoticeKind(StrEnum):
+    DECISION = "decision"
+    REFUSAL = "refusal"
+    ALARM = "alarm"
+    EVENT = "event"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A sentence for the history: what was decided or refused, and why."""
+
+    kind: NoticeKind
+    code: str
+    text: str
+    epoch: int
+    evidence: tuple[str, ...] = ()
+
+
+Effect: TypeAlias = (
+    EnsureService
+    | EnsureReplicas
+    | EnsureClients
+    | WriteRecord
+    | WriteControl
+    | ReadMediator
+    | LookNow
+    | TellKeeper
+    | Remember
+    | Notice
+)

@@ -1,0 +1,118 @@
+"""People's words: proposals that wait for them, requests that carry them, and when either becomes void."""
+
+from dataclasses import replace
+
+from orchestrator.domain.effects import NoticeKind, WriteControl
+from orchestrator.domain.record import Control, Proposal, Record
+from orchestrator.domain.spans import Span
+from orchestrator.domain.verdicts import Permission
+from orchestrator.engine import electing, gates
+from orchestrator.engine.diagnosing import effective_diagnosis
+from orchestrator.engine.turn import Turn
+
+CONTROL_AGAIN: Span = 1.0
+TIME_GATES = frozenset({"permitted", "promise over", "lease over"})
+"""Gates that do not keep a question from being asked: the answer takes longer than they do."""
+
+
+def consider_proposal(turn: Turn, record: Record, red: list[tuple[str, gates.Red]]) -> None:
+    """Ask a person, when policy wants one and nothing else stands against the takeover."""
+    state = turn.state
+    if any(name not in TIME_GATES for name, _ in red) or gates.may_act(state) is not Permission.ASK:
+        return
+    if state.control.proposal is not None and _same_situation(turn, state.control.proposal, record):
+        turn.wake(_instant(turn, state.control.proposal.expires_wall))
+        return
+    if state.control.paused is not None or _was_rejected(turn, record):
+        return
+    _write(turn, replace(state.control, proposal=_compose(turn, record)))
+
+
+def _compose(turn: Turn, record: Record) -> Proposal:
+    state = turn.state
+    verdict = state.verdict
+    assert verdict is not None
+    choice = electing.candidate(state, record)
+    return Proposal(
+        id=situation_id(turn, record),
+        epoch=record.epoch,
+        diagnosis=effective_diagnosis(state, verdict),
+        subject=verdict.subject,
+        candidate=state.me,
+        situation=f"{verdict.sentence}; {state.me} would become primary in epoch {record.epoch + 1}",
+        evidence=(*verdict.evidence, *choice.passed_over),
+        expected_loss_bytes=electing.expected_loss(state, record, choice.position),
+        author=state.me,
+        at_wall=state.wall,
+        expires_wall=state.wall + state.policy.proposal_expires,
+    )
+
+
+def situation_id(turn: Turn, record: Record) -> str:
+    """Names exactly this situation: any change of epoch, diagnosis or candidate makes another id (P8)."""
+    state = turn.state
+    verdict = state.verdict
+    code = effective_diagnosis(state, verdict) if verdict else "none"
+    return f"{state.group.name}-{record.epoch}-{code}-{state.me}"
+
+
+def _same_situation(turn: Turn, proposal: Proposal, record: Record) -> bool:
+    return proposal.id == situation_id(turn, record) and turn.state.wall < proposal.expires_wall
+
+
+def _was_rejected(turn: Turn, record: Record) -> bool:
+    """A rejected situation does not ask again before it has been forgotten."""
+    control = turn.state.control
+    fresh = turn.state.wall < control.rejected_wall + turn.state.policy.proposal_expires
+    return control.rejected == situation_id(turn, record) and fresh
+
+
+def withdraw(turn: Turn, record: Record) -> None:
+    """Our own open proposal is void as soon as what it says is no longer so."""
+    proposal = turn.state.control.proposal
+    if proposal is not None and proposal.author == turn.state.me:
+        if _write(turn, replace(turn.state.control, proposal=None)):
+            void = f"proposal {proposal.id} is void: {proposal.subject} is well"
+            turn.notice(NoticeKind.DECISION, "proposal void", void)
+
+
+def tidy(turn: Turn, record: Record) -> None:
+    """The serving primary clears away words about epochs that are over, and about its own death."""
+    control = turn.state.control
+    proposal, request = control.proposal, control.request
+    keep_proposal = proposal is not None and proposal.epoch == record.epoch and proposal.subject != turn.state.me
+    keep_request = (
+        request is not None
+        and request.epoch == record.epoch
+        and request.id != turn.state.heard_request
+        and turn.state.wall < request.expires_wall
+    )
+    if keep_request and request is not None and request.proposal is not None:
+        keep_request = False  # it approved our replacement, and we are well: the situation has changed
+    tidied = replace(
+        control,
+        proposal=proposal if keep_proposal else None,
+        request=request if keep_request else None,
+    )
+    if tidied != control:
+        if _write(turn, tidied):
+            over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
+            turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
+
+
+def use_up(control: Control) -> Control | None:
+    """The control after a claim that rests on a word: the word counts once. None when no word stands."""
+    if control.request is None and control.proposal is None:
+        return None
+    return replace(control, version=control.version + 1, request=None, proposal=None)
+
+
+def _write(turn: Turn, control: Control) -> bool:
+    """True when it was handed out just now, and not a moment ago already."""
+    present = turn.state.control.version
+    wanted = replace(control, version=present + 1)
+    return turn.want(WriteControl(control=wanted, expected=present), again_every=CONTROL_AGAIN)
+
+
+def _instant(turn: Turn, wall: float) -> float:
+    return turn.now + (wall - turn.state.wall)

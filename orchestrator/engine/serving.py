@@ -1,0 +1,170 @@
+"""Phase SERVING: hold the right, keep the succession true, notice the own service's failure, hear people."""
+
+from dataclasses import replace
+
+from orchestrator.domain import commands
+from orchestrator.domain.effects import EnsureReplicas, NoticeKind, TellKeeper
+from orchestrator.domain.observations import Hold, KeeperView, Role
+from orchestrator.domain.record import Record
+from orchestrator.domain.spans import Span, in_words
+from orchestrator.domain.topology import Pair
+from orchestrator.domain.verdicts import Diagnosis, Permission
+from orchestrator.engine import electing, gates, people, succession, writes
+from orchestrator.engine.handing_over import begin_handover
+from orchestrator.engine.state import Phase, State
+from orchestrator.engine.turn import Turn
+
+PREPARE_AGAIN: Span = 0.05
+REPLICAS_AGAIN: Span = 30.0
+
+
+def serving(turn: Turn) -> None:
+    state = turn.state
+    record = state.record
+    if record is None:
+        return
+    if record.primary.name != state.me or state.epoch > record.epoch:
+        _lose_office(turn, record)
+        return
+    if state.keeper is None:
+        turn.refuse("renew", "keeper", "there is no keeper; the daemon guards the service alone")
+        return
+    turn.allow("renew")
+    if _replaced_behind_our_back(turn) or _own_failure(turn, record):
+        return
+    _write_what_is_due(turn, record)
+    _ensure_replicas(turn, record)
+    _hear_people(turn, record)
+
+
+def _lose_office(turn: Turn, record: Record) -> None:
+    """Somebody else holds a newer epoch: the keeper kills what runs here, and we follow."""
+    if record.primary.name != turn.state.me:
+        turn.enter(Phase.JOINING, f"{record.primary.name} is primary in epoch {record.epoch}")
+
+
+def _replaced_behind_our_back(turn: Turn) -> bool:
+    """Another process answers than the one that was serving, or it is no primary any more: its data must be compared first."""
+    state = turn.state
+    view, keeper = state.local.view, state.keeper
+    assert keeper is not None
+    if keeper.hold is not Hold.NONE or view is None:
+        return False
+    if not keeper.main_exited and view.role is Role.PRIMARY:
+        return False  # a new keeper, about to be told of the service
+    turn.enter(Phase.STARTING, "the service was restarted or demoted behind our back: comparing its data first")
+    return True
+
+
+def _own_failure(turn: Turn, record: Record) -> bool:
+    """The service here has failed: restart it, give the role away, or wait for a person, as policy says."""
+    state = turn.state
+    verdict = state.verdict
+    dead = state.local.gone_since is not None
+    if dead and state.local.restarts < state.policy.timing.restarts_first:
+        return _restart_in_place(turn)
+    if verdict is None or verdict.diagnosis is Diagnosis.HEALTHY:
+        turn.allow("let go")
+        return False
+    if not verdict.is_certain(turn.now):
+        turn.wake(verdict.certain_at)
+        return False
+    if (reason := _why_not_let_go(turn, record)) is None:
+        turn.allow("let go")
+        turn.enter(Phase.LETTING_GO, f"{verdict.sentence}: giving the role away", verdict.evidence)
+        return True
+    turn.refuse("let go", *reason)
+    if dead and (reason[0] == "candidate" or _was_told_to_stay(state, record)):
+        return _restart_in_place(turn)
+    return dead
+
+
+def _why_not_let_go(turn: Turn, record: Record) -> tuple[str, str] | None:
+    state = turn.state
+    if state.control.paused is not None and gates.standing_request(state) is None:
+        return "not paused", f"paused by {state.control.paused.by}"
+    choice = electing.candidate(state, record)
+    if choice.name is None:
+        why = "; ".join(choice.passed_over) or "the succession is empty"
+        return "candidate", f"nobody could take over: {why}"
+    answer = gates.may_act(state)
+    if answer is Permission.GO:
+        return None
+    until = gates.not_cooled_down(state)
+    if until is not None:
+        turn.wake(until)
+        return "cool-down", f"cool-down after the last failover for another {in_words(until - turn.now)}"
+    return "permitted", "policy leaves it to a person"
+
+
+def _was_told_to_stay(state: State, record: Record) -> bool:
+    """A person has rejected the proposal to replace us in this epoch."""
+    rejected = state.control.rejected
+    return rejected is not None and rejected.startswith(f"{state.group.name}-{record.epoch}-")
+
+
+def _restart_in_place(turn: Turn) -> bool:
+    """`starting` starts it as a standby of nobody, compares its data, and only then lets it serve again."""
+    local = turn.state.local
+    turn.change(local=replace(local, restarts=local.restarts + 1))
+    turn.enter(Phase.STARTING, f"the service's process is gone: starting it again in place, attempt {local.restarts + 1}")
+    return True
+
+
+def _write_what_is_due(turn: Turn, record: Record) -> None:
+    """One write carries all that is due: the renewal, and every change of the succession that the keeper counts already."""
+    state = turn.state
+    keeper = state.keeper
+    assert keeper is not None
+    wanted = succession.wanted(state, record)
+    wanted_lease = state.policy.lease
+    new = tuple(pair for pair in wanted.pairs if pair not in record.succession)
+    uncounted = _uncounted(new, keeper)
+    changes = wanted.changes if wanted.pairs != record.succession else ()
+    renew = writes.renew_due(turn)
+    if not changes and not renew and wanted_lease == record.lease:
+        turn.change(announced=())
+        return
+    if uncounted or wanted_lease < record.lease:
+        prepare = TellKeeper(commands.Prepare(new, min(wanted_lease, record.lease)))
+        turn.want(prepare, again_every=PREPARE_AGAIN)
+    pairs = tuple(pair for pair in wanted.pairs if pair not in uncounted)
+    if not renew and pairs == record.succession and wanted_lease == record.lease:
+        return
+    paced = state.last_write_at + record.lease / 3
+    if state.now < paced and not renew:
+        turn.wake(paced)
+        return
+    if not writes.may_write(turn):
+        return
+    for change in changes:
+        if change not in state.announced:
+            turn.notice(NoticeKind.DECISION, "succession", change)
+    turn.change(announced=changes)
+    renewed = writes.next_record(
+        turn, primary=Pair(state.me, keeper.life), succession=pairs, lease=wanted_lease
+    )
+    writes.send(turn, renewed)
+
+
+def _uncounted(new: tuple[Pair, ...], keeper: KeeperView) -> tuple[Pair, ...]:
+    """Rule 9: counted, then written."""
+    return tuple(pair for pair in new if pair not in keeper.counted)
+
+
+def _ensure_replicas(turn: Turn, record: Record) -> None:
+    """Ask the service to insist on as many standbys as policy wants and the succession can give."""
+    if not turn.state.policy.min_replicas:
+        return
+    wanted = min(turn.state.policy.min_replicas, len(record.succession))
+    turn.want(EnsureReplicas(at_least=wanted, epoch=record.epoch), again_every=REPLICAS_AGAIN)
+
+
+def _hear_people(turn: Turn, record: Record) -> None:
+    people.tidy(turn, record)
+    request = gates.standing_request(turn.state)
+    if request is None or request.proposal is not None:
+        turn.allow("switchover")
+        return
+    begin_handover(turn, record, request)
+

@@ -1,0 +1,80 @@
+"""The succession: which standbys may become primary. Only the primary changes it (rules 9 and 12)."""
+
+from dataclasses import dataclass
+
+from orchestrator.domain.observations import PeerView, Statement
+from orchestrator.domain.positions import bytes_behind
+from orchestrator.domain.record import Record
+from orchestrator.domain.spans import in_words
+from orchestrator.domain.topology import NodeName, Pair
+from orchestrator.engine.diagnosing import silence_of
+from orchestrator.engine.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The succession as it should be, and a sentence for every change to it."""
+
+    pairs: tuple[Pair, ...]
+    changes: tuple[str, ...]
+
+
+def wanted(state: State, record: Record) -> Wanted:
+    pairs: list[Pair] = []
+    changes: list[str] = []
+    for name in state.group.member_names:
+        if name == state.me:
+            continue
+        listed = record.life_in_succession(name)
+        pair, change = _wanted_pair(state, name, listed)
+        if pair is not None:
+            pairs.append(pair)
+        if change:
+            changes.append(change)
+    strangers = [pair.name for pair in record.succession if state.group.member(pair.name) is None]
+    changes += [f"drop {name}: it is no member of the group any more" for name in strangers]
+    return Wanted(pairs=tuple(pairs), changes=tuple(changes))
+
+
+def _wanted_pair(state: State, name: NodeName, listed: int | None) -> tuple[Pair | None, str]:
+    peer = state.peer(name)
+    if listed is None:
+        return _newcomer(state, name, peer)
+    silent_since = silence_of(state, name)
+    if peer is None or silent_since is not None:
+        return _kept_while_silent(state, Pair(name, listed), state.now - (silent_since or state.began_at))
+    if peer.life != listed:
+        newcomer, _ = _newcomer(state, name, peer)
+        return newcomer, f"{name}: a new life of its keeper's memory"
+    if peer.statement is not None and (reason := _unfit(state, peer.statement)):
+        return None, f"drop {name}: {reason}"
+    return Pair(name, listed), ""
+
+
+def _kept_while_silent(state: State, pair: Pair, silent_for: float) -> tuple[Pair | None, str]:
+    """A silent member is renewed around for three leases before it is dropped (rule 9)."""
+    if silent_for < state.policy.drop_after:
+        return pair, ""
+    return None, f"drop {pair.name}: silent for {in_words(silent_for)}"
+
+
+def _newcomer(state: State, name: NodeName, peer: PeerView | None) -> tuple[Pair | None, str]:
+    """A member comes in when it is heard, follows us, and has caught up."""
+    if peer is None or not peer.life or peer.silent_since is not None or peer.statement is None:
+        return None, ""
+    if peer.statement.following != state.me or _unfit(state, peer.statement):
+        return None, ""
+    return Pair(name, peer.life), f"add {name}: it follows and has caught up"
+
+
+def _unfit(state: State, statement: Statement) -> str:
+    """Why a member that answers must not be able to take over; empty when it may."""
+    if not statement.electable:
+        return statement.why_not or "it is not electable"
+    view = state.local.view
+    if view is None or statement.position is None:
+        return ""
+    behind = bytes_behind(statement.position, view.position)
+    if statement.following == state.me and behind is not None and behind > state.policy.max_lag_bytes:
+        return f"it is {behind} bytes behind, more than the {state.policy.max_lag_bytes} allowed"
+    return ""

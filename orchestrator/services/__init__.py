@@ -1,0 +1,1 @@
+"""The services that Tanist runs: one port, one package per kind."""

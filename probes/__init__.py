@@ -1,0 +1,1 @@
+"""Probes look at the world and report what they saw. They never conclude."""

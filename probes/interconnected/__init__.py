@@ -1,0 +1,1 @@
+"""Beats between the nodes, over several paths."""

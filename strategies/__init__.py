@@ -1,0 +1,1 @@
+"""The operator's choices as code: one file, one question. Pure."""
