@@ -233,6 +233,10 @@ class Core:
             return NEVER
         return memory.right_until
 
+    def sent_at(self, number: int) -> Instant | None:
+        """When the own beat of this number was sent, if it asked for a promise and is not long ago."""
+        return self._sent.get(number)
+
     def wake_at(self) -> Instant:
         """When `tick` must be called at the latest."""
         memory = self.memory

@@ -7,7 +7,7 @@ memory began is worth anything.
 
 Layout (network byte order)::
 
-    "TN" | version u8 | name length u8 | cluster u64 | sender name | section ... | mac 16 bytes
+    "TN" | version u8 | name length u8 | cluster u64 | path u8 | count u32 | sender name | section ... | mac 16 bytes
     section: length u16 | fixed part (SECTION) | release (if flagged) | words (the rest: the daemon's statement, JSON)
 """
 
@@ -28,7 +28,7 @@ MAX_DATAGRAM_BYTES: Final = 1400
 """Fits an Ethernet frame with room for tunnels: a beat is never fragmented."""
 MAX_WORDS_BYTES: Final = 900
 
-_HEADER = struct.Struct("!2sBBQ")
+_HEADER = struct.Struct("!2sBBQBI")
 _LENGTH = struct.Struct("!H")
 _SECTION = struct.Struct("!QQQQQQqQIB")
 _RELEASE = struct.Struct("!QqqBB")
@@ -71,6 +71,16 @@ class Section:
     """Sent because a beat came, not because it was time: never answered itself."""
     release: Release | None = None
     words: bytes = b""
+
+
+@dataclass(slots=True)
+class Beat:
+    """One authentic datagram."""
+
+    sender: str
+    path: int
+    count: int
+    sections: list[Section]
 
 
 def digest(text: str) -> int:
@@ -165,33 +175,31 @@ class Codec:
         self._keys = tuple(hmac.digest(key, b"tanist beat", "sha256") for key in keys)
         self._cluster = digest(cluster)
         name = me.encode()
-        self._header = _HEADER.pack(MAGIC, VERSION, len(name), self._cluster) + name
+        self._name = name
+        self._room = MAX_DATAGRAM_BYTES - _HEADER.size - len(name) - MAC_BYTES
 
-    def pack(self, sections: list[bytes]) -> list[bytes]:
-        """Datagrams that carry these packed sections, as few as fit."""
-        datagrams = []
-        room = MAX_DATAGRAM_BYTES - len(self._header) - MAC_BYTES
-        batch: list[bytes] = []
-        size = 0
+    def batches(self, sections: list[bytes]) -> list[bytes]:
+        """Packed sections, put together into as few datagrams as will do."""
+        batches = []
+        batch = b""
         for section in sections:
-            if batch and size + len(section) > room:
-                datagrams.append(self._sealed(batch))
-                batch, size = [], 0
-            batch.append(section)
-            size += len(section)
-        if batch:
-            datagrams.append(self._sealed(batch))
-        return datagrams
+            if batch and len(batch) + len(section) > self._room:
+                batches.append(batch)
+                batch = b""
+            batch += section
+        return [*batches, batch] if batch else batches
 
-    def _sealed(self, sections: list[bytes]) -> bytes:
-        body = self._header + b"".join(sections)
+    def seal(self, batch: bytes, path: int, count: int) -> bytes:
+        """The datagram: the `count`th to its receiver on this path, so that the receiver can tell how many were lost."""
+        header = _HEADER.pack(MAGIC, VERSION, len(self._name), self._cluster, path, count & 0xFFFF_FFFF)
+        body = header + self._name + batch
         return body + hmac.digest(self._keys[0], body, "sha256")[:MAC_BYTES]
 
-    def open(self, datagram: bytes) -> tuple[str, list[Section]]:
-        """Sender and sections of an authentic beat. Raises BadBeat, and nothing else, whatever was received."""
+    def open(self, datagram: bytes) -> "Beat":
+        """An authentic beat. Raises BadBeat, and nothing else, whatever was received."""
         if len(datagram) < _HEADER.size + MAC_BYTES:
             raise BadBeat("truncated", f"{len(datagram)} bytes, expected at least {_HEADER.size + MAC_BYTES}")
-        magic, version, name_size, cluster = _HEADER.unpack_from(datagram)
+        magic, version, name_size, cluster, path, count = _HEADER.unpack_from(datagram)
         if magic != MAGIC:
             raise BadBeat("foreign", f"starts with {magic!r}, expected {MAGIC!r}")
         if version != VERSION:
@@ -202,9 +210,10 @@ class Codec:
         if cluster != self._cluster:
             raise BadBeat("cluster", "authentic, but of another cluster that uses the same key")
         try:
-            return self._opened(body, name_size)
+            sender, sections = self._opened(body, name_size)
         except (UnicodeDecodeError, struct.error) as error:
             raise BadBeat("malformed", str(error)) from None
+        return Beat(sender, path, count, sections)
 
     @staticmethod
     def _opened(body: bytes, name_size: int) -> tuple[str, list[Section]]:

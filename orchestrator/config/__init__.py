@@ -1,0 +1,1 @@
+"""The operator's YAML: read with line numbers, checked in one place, turned into domain values."""

@@ -1,0 +1,174 @@
+"""From the checked file to the values that the rest of Tanist works with."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.actuators.client_config import ClientFile
+from orchestrator.config.models import ClusterConfig, GroupSection, RedisSection, RuleSection, service_end
+from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
+from orchestrator.domain.topology import Group, GroupName, Member, NodeName
+from orchestrator.keeper.setup import Endpoint, GroupSetup, KeeperSetup, PathSetup
+from orchestrator.services.redis.settings import RedisSettings, RedisTls
+
+DEFAULT_UNRESPONSIVE = 2.0
+
+
+class UnknownNode(ValueError):
+    """The name given for this host is none of the configuration's nodes."""
+
+
+def check_node(config: ClusterConfig, node: NodeName) -> None:
+    if node not in config.nodes:
+        raise UnknownNode(
+            f"this host is said to be {node!r}, which is none of the nodes: {', '.join(config.nodes)}; "
+            "say --node NAME or set TANIST_NODE"
+        )
+
+
+def groups_of(config: ClusterConfig, node: NodeName) -> tuple[GroupName, ...]:
+    """Groups that this node is a member or a witness of."""
+    return tuple(
+        name
+        for name, group in config.groups.items()
+        if node in group.members or node in config.witnesses_of(group)
+    )
+
+
+def domain_group(config: ClusterConfig, name: GroupName) -> Group:
+    section = config.groups[name]
+    members = []
+    for member_name in section.members:
+        member = section.member(member_name)
+        address, port = service_end(config, section, member_name)
+        members.append(
+            Member(
+                name=member_name,
+                address=address,
+                port=port,
+                preferred=member.preferred,
+                never_primary=member.never_primary,
+            )
+        )
+    return Group(name=name, members=tuple(members), witnesses=config.witnesses_of(section))
+
+
+def domain_policy(section: GroupSection) -> Policy:
+    policy = section.policy
+    timing = policy.timing
+    return Policy(
+        lease=policy.lease,
+        timing=Timing(
+            host_down=_rule(timing.host_down, policy.lease),
+            process_down=_rule(timing.process_down, 0.0),
+            unresponsive=_rule(timing.unresponsive, DEFAULT_UNRESPONSIVE),
+            restarts_first=timing.process_down.restarts_first,
+        ),
+        automation=Automation(policy.automation),
+        cooldown=policy.cooldown,
+        proposal_expires=policy.proposal_expires,
+        max_lag_bytes=timing.lag.over,
+        replication=Replication(section.replication),
+        min_replicas=policy.min_replicas,
+        revision=hashlib.sha256(section.policy.model_dump_json().encode()).hexdigest()[:12],
+    )
+
+
+def _rule(section: RuleSection, default: float) -> TimingRule:
+    return TimingRule(
+        after=default if section.after is None else section.after,
+        automation=Automation(section.automation) if section.automation else None,
+    )
+
+
+def redis_settings(config: ClusterConfig, group: GroupName, node: NodeName) -> RedisSettings:
+    section = config.groups[group]
+    merged: RedisSection = section.member(node).redis.over(section.redis)
+    host, port = service_end(config, section, node)
+    settings = RedisSettings(
+        host=host,
+        port=port,
+        socket=str(merged.socket) if merged.socket else None,
+        user=merged.user,
+        password_file=merged.password_file,
+        replication_user=merged.replication_user,
+        config=merged.config,
+        run_as=merged.run_as,
+        start=merged.start or (),
+    )
+    if merged.tls is not None:
+        tls = merged.tls
+        settings = replace(
+            settings,
+            tls=RedisTls(
+                ca=str(tls.ca),
+                certificate=str(tls.certificate) if tls.certificate else None,
+                key=str(tls.key) if tls.key else None,
+            ),
+        )
+    if merged.program is not None:
+        settings = replace(settings, program=merged.program)
+    if merged.max_replica_lag is not None:
+        settings = replace(settings, max_replica_lag=round(merged.max_replica_lag))
+    return settings
+
+
+def client_files(section: GroupSection, node: NodeName) -> tuple[ClientFile, ...]:
+    return tuple(
+        ClientFile(
+            template=each.file.template,
+            path=each.file.path,
+            reload=each.file.reload,
+            reload_within=each.file.reload_within,
+            check=each.file.check,
+            mode=int(each.file.mode, 8),
+        )
+        for each in section.clients
+        if not each.file.nodes or node in each.file.nodes
+    )
+
+
+def run_directory(config: ClusterConfig, node: NodeName) -> Path:
+    return config.directories.run / node
+
+
+def state_directory(config: ClusterConfig, node: NodeName) -> Path:
+    return config.directories.state / node
+
+
+def keeper_setup(config: ClusterConfig, node: NodeName) -> KeeperSetup:
+    ends = {name: section.beat_paths() for name, section in config.nodes.items()}
+    paths = tuple(
+        PathSetup(
+            host=host,
+            port=port,
+            peers=tuple(Endpoint(peer=peer, host=ends[peer][number][0], port=ends[peer][number][1]) for peer in ends if peer != node),
+        )
+        for number, (host, port) in enumerate(ends[node])
+    )
+    return KeeperSetup(
+        node=node,
+        cluster=config.cluster,
+        keys=tuple(str(path) for path in config.key_files),
+        run_directory=str(run_directory(config, node)),
+        state_directory=str(state_directory(config, node)),
+        paths=paths,
+        groups=tuple(_group_setup(config, name, node) for name in groups_of(config, node)),
+        realtime=config.realtime,
+    )
+
+
+def _group_setup(config: ClusterConfig, name: GroupName, node: NodeName) -> GroupSetup:
+    section = config.groups[name]
+    group = domain_group(config, name)
+    policy = domain_policy(section)
+    member = group.member(node)
+    return GroupSetup(
+        name=name,
+        peers=group.others(node),
+        lease=policy.lease,
+        beat_every=policy.beat_every,
+        gate_port=member.port if member is not None else 0,
+        gate_addresses=(member.address,) if member is not None and config.mediator.startswith("sqlite") else (),
+        gate=section.gate,
+    )

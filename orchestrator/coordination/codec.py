@@ -1,0 +1,51 @@
+"""Record and control as the mediator keeps them: JSON with a format number."""
+
+import json
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from orchestrator.domain.plain import Unreadable, from_plain, to_plain
+from orchestrator.domain.record import Control, Record
+from orchestrator.ports import RefusedByPeer
+
+T = TypeVar("T", Record, Control)
+
+FORMAT: Final = 1
+
+
+def encode(value: Record | Control) -> bytes:
+    return json.dumps({"format": FORMAT, **to_plain(value)}, separators=(",", ":")).encode()
+
+
+def decode_record(data: bytes, version: int, where: str) -> Record:
+    """The record at this version of the mediator's. Raises RefusedByPeer for what must not be acted upon."""
+    record = _decode(data, Record, where)
+    if record.version != version:
+        raise RefusedByPeer(
+            f"{where} says version {record.version}, but the mediator counts version {version}: somebody else has "
+            "written it; restore it by `tanist adopt`"
+        )
+    return record
+
+
+def decode_control(data: bytes, version: int, where: str) -> Control:
+    return replace(_decode(data, Control, where), version=version)
+
+
+def _decode(data: bytes, kind: type[T], where: str) -> T:
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise RefusedByPeer(f"{where} is not JSON ({error}): read {data[:60]!r}") from None
+    written_by = plain.get("format") if isinstance(plain, dict) else None
+    if not isinstance(written_by, int):
+        raise RefusedByPeer(f"{where} has no format number: read {data[:60]!r}")
+    if written_by > FORMAT:
+        raise RefusedByPeer(
+            f"{where} was written in format {written_by} by a newer Tanist; this one reads up to format {FORMAT}: "
+            "upgrade this node"
+        )
+    try:
+        return from_plain(kind, plain)
+    except Unreadable as error:
+        raise RefusedByPeer(f"{where}: {error}") from None

@@ -1,0 +1,1 @@
+"""The daemon: probes, engine, mediator session, actuators and API, put together and kept running."""

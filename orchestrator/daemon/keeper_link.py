@@ -1,0 +1,211 @@
+"""The daemon's end of the keeper: started when there is none, spoken to, watched, and started again."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.daemon.clock import now
+from orchestrator.domain.commands import Command
+from orchestrator.domain.plain import Unreadable
+from orchestrator.domain.spans import NEVER, Instant, Span
+from orchestrator.keeper.setup import KeeperSetup, write_setup
+from orchestrator.keeper.talk import (
+    LARGEST_BYTES,
+    FromKeeper,
+    NotObeyed,
+    Order,
+    Reconfigure,
+    Seen,
+    Tally,
+    decode_from_keeper,
+    encode_to_keeper,
+)
+
+CONNECT_AGAIN: Span = 0.005
+START_AGAIN: Span = 1.0
+"""A keeper that does not come up is started again no more often than this."""
+
+HUNG_SHARE = 0.35
+"""A keeper that has not run for this share of the shortest lease is taken for hung, killed, and replaced."""
+
+
+class KeeperLink:
+    def __init__(
+        self,
+        setup: KeeperSetup,
+        heard: Callable[[Seen], None],
+        declined: Callable[[NotObeyed], None],
+        lost: Callable[[], None],
+        alive_at: Callable[[], Instant],
+        log: Callable[[str], None],
+    ) -> None:
+        self.setup = setup
+        self.tally: Tally | None = None
+        self.starts = 0
+        self._heard = heard
+        self._declined = declined
+        self._lost = lost
+        self._alive_at = alive_at
+        self._log = log
+        self._socket: socket.socket | None = None
+        self._closed = asyncio.Event()
+        self._started_at = NEVER
+        self._task: asyncio.Task[None] | None = None
+        self.froze: set[str] = set()
+        """Groups that the daemon's own guard has frozen, and of which no keeper knows yet."""
+
+    @property
+    def connected(self) -> bool:
+        return self._socket is not None
+
+    async def start(self) -> None:
+        write_setup(self.setup, self._setup_path)
+        self._task = asyncio.create_task(self._stay_connected())
+
+    async def stop(self) -> None:
+        """The keeper stays: it holds the right without us."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._disconnect()
+
+    @property
+    def _setup_path(self) -> Path:
+        return self.setup.run / "keeper.json"
+
+    def reconfigure(self, setup: KeeperSetup) -> None:
+        self.setup = setup
+        write_setup(setup, self._setup_path)
+        self._send(encode_to_keeper(Reconfigure()))
+
+    def order(self, group: str, command: Command) -> None:
+        """Lost when there is no keeper: whoever needs it obeyed sees that it was not, and asks again."""
+        self._send(encode_to_keeper(Order(group=group, command=command)))
+
+    def _send(self, data: bytes) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(data)
+        except OSError as error:
+            self._log(f"the keeper cannot be told: {error}")
+            self._disconnect()
+
+    # --- connecting --------------------------------------------------------------------------------------------------
+
+    async def _stay_connected(self) -> None:
+        while True:
+            if self._try_connect():
+                self._closed.clear()
+                await self._watch_until_closed()
+                self._lost()
+            else:
+                self._start_if_none()
+                await asyncio.sleep(CONNECT_AGAIN)
+
+    def _try_connect(self) -> bool:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            connection.connect(str(self.setup.socket_path))
+        except OSError:
+            connection.close()
+            return False
+        connection.setblocking(False)
+        self._socket = connection
+        asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
+        return True
+
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        self._closed.set()
+
+    async def _watch_until_closed(self) -> None:
+        """A keeper that hangs keeps its socket open: its sign of life in the page tells."""
+        patience = HUNG_SHARE * min((group.lease for group in self.setup.groups), default=1.0)
+        while True:
+            try:
+                await asyncio.wait_for(self._closed.wait(), patience / 4)
+                return
+            except TimeoutError:
+                pass
+            alive_at = self._alive_at()
+            if alive_at != NEVER and now() - alive_at > patience and now() - self._started_at > patience:
+                self._end_hung(now() - alive_at)
+
+    def _end_hung(self, silent_for: Span) -> None:
+        pid = self._keeper_pid()
+        if pid is None:
+            return
+        self._log(f"the keeper (process {pid}) has not run for {silent_for * 1000:.0f} ms: it is killed and replaced")
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _keeper_pid(self) -> int | None:
+        try:
+            return int((self.setup.run / "keeper.lock").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def _start_if_none(self) -> None:
+        """Detached from us in every way: it lives on when the daemon dies, is stopped, or is upgraded."""
+        if now() < self._started_at + START_AGAIN:
+            return
+        self._started_at = now()
+        self.starts += 1
+        log_path = self.setup.run / "keeper.log"
+        descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        command = [sys.executable, "-m", "orchestrator.keeper", str(self._setup_path)]
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                command,
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, descriptor, 1),
+                    (os.POSIX_SPAWN_DUP2, descriptor, 2),
+                ],
+                setsid=True,
+            )
+        finally:
+            os.close(descriptor)
+        self._log(f"started a keeper (process {pid}); it writes to {log_path}")
+
+    # --- hearing -----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        connection = self._socket
+        while connection is not None and connection is self._socket:
+            try:
+                data = connection.recv(LARGEST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._log("the keeper has gone")
+                self._disconnect()
+                self._started_at = NEVER
+                return
+            try:
+                self._dispatch(decode_from_keeper(data))
+            except (Unreadable, ValueError) as error:
+                self._log(f"the keeper said something that cannot be read, ignored: {error}")
+
+    def _dispatch(self, message: FromKeeper) -> None:
+        match message:
+            case Seen():
+                self._heard(message)
+            case NotObeyed():
+                self._declined(message)
+            case Tally():
+                self.tally = message

@@ -1,0 +1,127 @@
+"""The gate: a kernel rule that lets clients through only while a timed element stands (design, rule 15).
+
+The rules are laid once, in words that an administrator can read (`nft list ruleset`); from then on only the element is
+refreshed, by netlink, without starting a process. When keeper and daemon are both gone the kernel takes it away in time.
+"""
+
+import ipaddress
+import math
+import os
+import shutil
+import struct
+import subprocess
+from typing import Final
+
+from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
+from orchestrator.keeper.netlink import TimedElement
+
+SET: Final = "open"
+LAY_WITHIN: Span = 5.0
+
+ADMIN_SOURCE: Final = "127.84.73.1"
+"""Source address by which the daemon on this host reaches a service that has no unix socket, past its closed gate."""
+
+
+class NoGate(RuntimeError):
+    """There can be no gate here; says why."""
+
+
+def why_impossible() -> str:
+    """Why this process cannot lay a gate; empty when nothing is known to stand against it."""
+    if os.geteuid() != 0 and not _has_net_admin():
+        return "no permission (CAP_NET_ADMIN)"
+    if shutil.which("nft") is None:
+        return "the program nft is not installed (Debian: apt-get install nftables)"
+    return ""
+
+
+def _has_net_admin() -> bool:
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> 12 & 1)
+    return False
+
+
+def ruleset(table: str, port: int, addresses: tuple[str, ...]) -> str:
+    """The rules in nft's own language. Laying them again keeps the elements that stand."""
+    guarded = []
+    for address in addresses or ("",):
+        family = "" if not address else ("ip6 " if ipaddress.ip_address(address).version == 6 else "ip ")
+        to, of = (f"{family}daddr {address} ", f"{family}saddr {address} ") if address else ("", "")
+        guarded.append(f"add rule inet {table} arriving {to}tcp dport {port} tcp dport != @{SET} drop")
+        guarded.append(f"add rule inet {table} leaving {of}tcp sport {port} tcp sport != @{SET} drop")
+    return "\n".join(
+        [
+            f"add table inet {table}",
+            f"add set inet {table} {SET} {{ type inet_service; flags timeout; }}",
+            f"add chain inet {table} arriving {{ type filter hook input priority -5; policy accept; }}",
+            f"add chain inet {table} leaving {{ type filter hook output priority -5; policy accept; }}",
+            f"flush chain inet {table} arriving",
+            f"flush chain inet {table} leaving",
+            f"add rule inet {table} arriving ip saddr {ADMIN_SOURCE} iif lo accept",
+            f"add rule inet {table} leaving ip daddr {ADMIN_SOURCE} oif lo accept",
+            *guarded,
+            "",
+        ]
+    )
+
+
+def table_name(node: str, group: str) -> str:
+    """One table per node and group: several nodes may share a host in a laboratory."""
+    safe = "".join(letter if letter.isalnum() else "_" for letter in f"{node}_{group}")
+    return f"tanist_{safe}"
+
+
+class Gate:
+    """One group's gate. `lay` it, keep it open with `open_until`, and take it up again with `remove`."""
+
+    def __init__(self, table: str, port: int, addresses: tuple[str, ...]) -> None:
+        self.table = table
+        self._port = port
+        self._addresses = addresses
+        self._element: TimedElement | None = None
+        self._until: Instant = NEVER
+
+    def lay(self) -> None:
+        """Raises NoGate with the reason."""
+        if reason := why_impossible():
+            raise NoGate(reason)
+        _nft(ruleset(self.table, self._port, self._addresses))
+        self._element = TimedElement(self.table, SET, struct.pack("!H", self._port))
+        self._until = NEVER
+
+    def open_until(self, until: Instant, now: Instant) -> None:
+        """Let clients through until then, by this host's CLOCK_BOOTTIME; not at all when that is past."""
+        element = self._element
+        if element is None or until == self._until:
+            return
+        if until == FOREVER:
+            element.stand(None)
+        elif until - now < 0.001:
+            element.fall()
+        else:
+            element.stand(math.floor((until - now) * 1000))
+        self._until = until
+
+    def forget(self) -> None:
+        """Set the element anew at the next call, in case somebody else took it or the rules away."""
+        self._until = NEVER
+
+    def remove(self) -> None:
+        """Take table and rules away: the service is not guarded any more."""
+        if self._element is not None:
+            self._element.close()
+            self._element = None
+            _nft(f"delete table inet {self.table}\n")
+
+
+def _nft(rules: str) -> None:
+    try:
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=rules, capture_output=True, text=True, timeout=LAY_WITHIN, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoGate(f"nft could not be run: {error}") from error
+    if done.returncode != 0:
+        raise NoGate(f"nft refused the rules: {done.stderr.strip() or done.returncode}")

@@ -1,0 +1,85 @@
+"""What a keeper is told when it starts: one JSON file, written by the daemon from the cluster's configuration."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.domain.plain import from_plain, to_plain
+from orchestrator.domain.spans import Span
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    peer: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathSetup:
+    """One path: this node's end and, by name, its peers' ends."""
+
+    host: str
+    port: int
+    peers: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressSetup:
+    """An address that goes with the right, to be dropped with it."""
+
+    address: str
+    prefix: int
+    interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSetup:
+    name: str
+    peers: tuple[str, ...]
+    lease: Span
+    beat_every: Span
+    gate_port: int = 0
+    """The service's client port; 0: nothing to guard here."""
+    gate_addresses: tuple[str, ...] = ()
+    """Local addresses to guard; empty: all."""
+    gate: str = "auto"
+    """`auto`: where possible; `required`: refuse to start without; `off`."""
+    addresses: tuple[AddressSetup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperSetup:
+    node: str
+    cluster: str
+    keys: tuple[str, ...]
+    """Files that hold the keys; the first signs."""
+    run_directory: str
+    """On tmpfs: pages, lock and socket."""
+    state_directory: str
+    """On disk: the lives that this node has had."""
+    paths: tuple[PathSetup, ...]
+    groups: tuple[GroupSetup, ...]
+    realtime: bool = True
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_directory)
+
+    @property
+    def socket_path(self) -> Path:
+        return self.run / "keeper.sock"
+
+    def page_path(self, group: str) -> Path:
+        return self.run / f"{group}.page"
+
+
+def write_setup(setup: KeeperSetup, path: Path) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps(to_plain(setup), indent=1))
+    temporary.chmod(0o600)
+    temporary.rename(path)
+
+
+def read_setup(path: Path) -> KeeperSetup:
+    return from_plain(KeeperSetup, json.loads(path.read_text()))

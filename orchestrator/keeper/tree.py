@@ -1,0 +1,125 @@
+"""A service's processes: found, stopped, let go on, killed. Signals only; no cgroup is needed."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+ROUNDS: Final = 20
+"""A process may fork while its tree is being stopped; after so many rounds with new ones something forks faster than we stop."""
+
+STOPPED: Final = frozenset("TtZX")
+"""Process states (proc(5)) in which nothing can be committed: stopped, traced, dead."""
+
+
+class NotAllowed(PermissionError):
+    """The kernel does not let us signal this process."""
+
+
+def _stat(pid: int, task: str = "") -> tuple[str, int, int] | None:
+    """State, parent and start (clock ticks since boot) of a process or thread; None when it is gone."""
+    try:
+        text = (PROC / str(pid) / task / "stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(b")") + 2 :].split()
+    return fields[0].decode(), int(fields[1]), int(fields[19])
+
+
+def started(pid: int) -> int | None:
+    """When the process began, in clock ticks since boot: with the pid it names exactly one process."""
+    found = _stat(pid)
+    return found[2] if found is not None and found[0] not in "ZX" else None
+
+
+def children(pid: int) -> list[int]:
+    """Direct children, of every thread."""
+    found: list[int] = []
+    try:
+        for task in os.listdir(PROC / str(pid) / "task"):
+            text = (PROC / str(pid) / "task" / task / "children").read_text()
+            found += [int(word) for word in text.split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return found
+
+
+class Tree:
+    """All processes that descend from a service's main process."""
+
+    def __init__(self, pid: int, process_started: int) -> None:
+        self.pid = pid
+        self.process_started = process_started
+        self._known: dict[int, int] = {}
+        """Every process ever seen in the tree, with its start: orphans stay ours after their parent's death."""
+
+    def _look(self) -> list[int]:
+        """The living members, main process first. New ones are remembered."""
+        if started(self.pid) == self.process_started:
+            self._known.setdefault(self.pid, self.process_started)
+        waiting = list(self._known)
+        seen = set(waiting)
+        while waiting:
+            for child in children(waiting.pop()):
+                began = started(child)
+                if child not in seen and began is not None:
+                    seen.add(child)
+                    waiting.append(child)
+                    self._known[child] = began
+        self._known = {pid: began for pid, began in self._known.items() if started(pid) == began}
+        return list(self._known)
+
+    def notice(self) -> None:
+        """Remember who is there now, so that none is missed when the main process dies first."""
+        self._look()
+
+    def stop(self) -> None:
+        """Send SIGSTOP to every member, the main process first, until no new one appears."""
+        sent: set[int] = set()
+        for _ in range(ROUNDS):
+            fresh = [pid for pid in self._look() if pid not in sent]
+            if not fresh:
+                return
+            for pid in fresh:
+                _signal(pid, signal.SIGSTOP)
+                sent.add(pid)
+
+    def is_stopped(self) -> bool:
+        """Every thread of every member is seen stopped."""
+        return all(_all_threads_stopped(pid) for pid in self._look())
+
+    def go_on(self) -> None:
+        """SIGCONT, children first: whoever waits for them finds them running."""
+        for pid in reversed(self._look()):
+            _signal(pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Stop all, then SIGKILL all: none of them sees another one die."""
+        self.stop()
+        for pid in self._look():
+            _signal(pid, signal.SIGKILL)
+
+    def is_empty(self) -> bool:
+        return not self._look()
+
+
+def _all_threads_stopped(pid: int) -> bool:
+    try:
+        tasks = os.listdir(PROC / str(pid) / "task")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    for task in tasks:
+        found = _stat(pid, f"task/{task}")
+        if found is not None and found[0] not in STOPPED:
+            return False
+    return True
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise NotAllowed(f"signal {number} to process {pid} is not permitted: run the keeper as root or as its user") from error

@@ -1,0 +1,1 @@
+"""Redis, and what speaks its language (Valkey): looked at, promoted, led, held, started."""

@@ -1,0 +1,341 @@
+"""The Redis adapter: looks, and brings the instance to a wanted role, read back."""
+
+import asyncio
+import shlex
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from orchestrator.domain.effects import EnsureReplicas, EnsureService, WantedRole
+from orchestrator.domain.observations import Abstained, Answered, Outcome, Refused, Role, ServiceView, Silent
+from orchestrator.domain.spans import Span
+from orchestrator.domain.topology import Member, NodeName
+from orchestrator.keeper.tree import started
+from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
+from orchestrator.services.redis.info import NOBODY, service_view
+from orchestrator.services.redis.settings import RedisSettings
+from orchestrator.services.starting import CannotStart, run_command
+
+ACT_WITHIN: Span = 5.0
+START_WITHIN: Span = 30.0
+HOLD_FOR_MS: Final = 30_000
+"""Longer than any switchover may take; whoever holds lets go, or demotes, long before."""
+
+STALL_SLACK: Span = 0.5
+"""A look that came back this share of its deadline late was late because we were."""
+
+ADMIN_SOURCE: Final = "127.84.73.1"
+
+
+class _AdminConnection(redis.Connection):
+    """Comes from the one source that a closed gate lets through on this host."""
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "local_addr": (ADMIN_SOURCE, 0)}
+
+
+class _AdminTlsConnection(redis.SSLConnection):
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "local_addr": (ADMIN_SOURCE, 0)}
+
+
+class RedisService:
+    def __init__(
+        self,
+        settings: RedisSettings,
+        members: tuple[Member, ...],
+        armed: Callable[[int], bool],
+    ) -> None:
+        self.settings = settings
+        self._members = {member.name: member for member in members}
+        self._armed = armed
+        self._looker = self._client()
+        self._actor = self._client()
+        self._server: tuple[int, int, str] | None = None
+        self._held = False
+        self._obeyed_epoch = 0
+
+    def _client(self) -> redis.Redis:
+        """A client that never repeats anything by itself: every call here is one call."""
+        settings = self.settings
+        common: dict[str, Any] = {
+            "username": settings.user,
+            "password": settings.password(),
+            "retry": Retry(NoBackoff(), 0),
+            "decode_responses": True,
+            "protocol": 2,
+        }
+        if settings.socket is not None:
+            return redis.Redis(unix_socket_path=settings.socket, single_connection_client=True, **common)
+        if settings.tls is not None:
+            common |= {
+                "ssl_ca_certs": settings.tls.ca,
+                "ssl_certfile": settings.tls.certificate,
+                "ssl_keyfile": settings.tls.key,
+            }
+        pool = redis.ConnectionPool(
+            connection_class=_AdminTlsConnection if settings.tls else _AdminConnection,
+            host=settings.host,
+            port=settings.port,
+            **common,
+        )
+        return redis.Redis.from_pool(pool)
+
+    async def close(self) -> None:
+        await self._looker.aclose()
+        await self._actor.aclose()
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    async def look(self, within: Span) -> Outcome:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(within):
+                view = await self._view(self._looker)
+        except (TimeoutError, RedisTimeoutError):
+            await self._reconnect_looker()
+            if time.monotonic() - began > within * (1 + STALL_SLACK):
+                return Abstained("this daemon was stalled while it waited")
+            return Silent(within)
+        except (ConnectionRefusedError, FileNotFoundError) as error:
+            return Refused(str(error), gone=True)
+        except BusyLoadingError:
+            return Refused("it is loading its data")
+        except AuthenticationError as error:
+            return Refused(f"wrong user or password: {error}")
+        except RedisConnectionError as error:
+            await self._reconnect_looker()
+            return _connection_outcome(error)
+        except ResponseError as error:
+            return Refused(str(error))
+        except OSError as error:
+            await self._reconnect_looker()
+            return Abstained(str(error))
+        return Answered(view, time.monotonic() - began)
+
+    async def _reconnect_looker(self) -> None:
+        self._server = None
+        await self._looker.aclose()
+        self._looker = self._client()
+
+    async def _view(self, client: redis.Redis) -> ServiceView:
+        if self._server is None:
+            server = await client.info("server")
+            pid = int(server["process_id"])
+            began = started(pid)
+            if began is None:
+                raise RedisConnectionError(f"process {pid} has ended")
+            self._server = (pid, began, f"Redis {server['redis_version']}")
+        pid, began, software = self._server
+        pipeline = client.pipeline(transaction=False)
+        pipeline.info("replication")
+        pipeline.info("keyspace")
+        replication, keyspace = await pipeline.execute()
+        return service_view(
+            {**replication, **keyspace}, pid=pid, process_started=began, held=self._held, software=software
+        )
+
+    # --- acting ------------------------------------------------------------------------------------------------------
+
+    async def ensure(self, wanted: EnsureService) -> ServiceView:
+        if wanted.epoch < self._obeyed_epoch:
+            raise RefusedByPeer(
+                f"epoch {wanted.epoch} is older than epoch {self._obeyed_epoch}, which was obeyed already"
+            )
+        self._obeyed_epoch = wanted.epoch
+        within = ACT_WITHIN if wanted.role is not WantedRole.STANDBY else ACT_WITHIN + START_WITHIN
+        try:
+            async with asyncio.timeout(within):
+                match wanted.role:
+                    case WantedRole.PRIMARY:
+                        return await self._be_primary(wanted.epoch)
+                    case WantedRole.HELD:
+                        return await self._hold()
+                    case WantedRole.STANDBY:
+                        return await self._be_standby(wanted.upstream)
+        except (TimeoutError, RedisTimeoutError):
+            await self._reconnect_actor()
+            raise Unreachable(f"Redis did not answer within {within:.0f} s") from None
+        except (RedisConnectionError, OSError) as error:
+            await self._reconnect_actor()
+            raise Unreachable(f"Redis: {error}") from error
+        except RedisError as error:
+            raise RefusedByPeer(f"Redis: {error}") from error
+
+    async def _reconnect_actor(self) -> None:
+        await self._actor.aclose()
+        self._actor = self._client()
+
+    async def _be_primary(self, epoch: int) -> ServiceView:
+        """Rule 13: guard and gate stand first; the page is asked here once more, next to the act itself."""
+        if not self._armed(epoch):
+            raise RefusedByPeer(f"the keeper is not armed for epoch {epoch}: nothing would end this right")
+        await self._command("CONFIG", "SET", "min-replicas-to-write", "0")
+        await self._command("REPLICAOF", "NO", "ONE")
+        await self._unhold()
+        return await self._read_back(lambda view: view.role is Role.PRIMARY, "it does not say that it is primary")
+
+    async def _hold(self) -> ServiceView:
+        """Writes wait; reads go on; nothing more is added to the data (CLIENT PAUSE, Redis 6.2 and later)."""
+        await self._command("CLIENT", "PAUSE", str(HOLD_FOR_MS), "WRITE")
+        self._held = True
+        return await self._read_back(lambda view: view.writes_held, "its writes are not held")
+
+    async def _unhold(self) -> None:
+        if self._held:
+            await self._command("CLIENT", "UNPAUSE")
+        self._held = False
+
+    async def _be_standby(self, upstream: NodeName | None) -> ServiceView:
+        target = self._address_of(upstream)
+        if not await self._is_running():
+            await self._start(target)
+        view = await self._view(self._actor)
+        if view.role is Role.PRIMARY or (view.upstream or NOBODY) != target:
+            await self._log_in_to_primary()
+            await self._command("REPLICAOF", target[0], str(target[1]))
+            if view.role is Role.PRIMARY:
+                await self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                self._server = None  # the looker's own connection may have been among them
+        await self._unhold()
+        return await self._read_back(
+            lambda seen: seen.role is Role.STANDBY and (seen.upstream or NOBODY) == target, "it does not follow"
+        )
+
+    def _address_of(self, upstream: NodeName | None) -> tuple[str, int]:
+        if upstream is None:
+            return NOBODY
+        member = self._members[upstream]
+        return member.address, member.port
+
+    async def _log_in_to_primary(self) -> None:
+        settings = self.settings
+        password = settings.password()
+        if password is not None:
+            await self._command("CONFIG", "SET", "masterauth", password)
+        user = settings.replication_user or settings.user
+        if user is not None:
+            await self._command("CONFIG", "SET", "masteruser", user)
+        if settings.tls is not None:
+            await self._command("CONFIG", "SET", "tls-replication", "yes")
+
+    async def _is_running(self) -> bool:
+        try:
+            await self._actor.ping()
+        except BusyLoadingError:
+            return True
+        except (RedisConnectionError, FileNotFoundError, ConnectionRefusedError):
+            await self._reconnect_actor()
+            return False
+        return True
+
+    async def _start(self, upstream: tuple[str, int]) -> None:
+        """It always begins as a standby: a server that came back without its data must never be anybody's source."""
+        settings = self.settings
+        if settings.config is not None:
+            command = [settings.program, str(settings.config), "--replicaof", upstream[0], str(upstream[1])]
+            command += ["--daemonize", "yes"]
+        elif settings.start:
+            command = list(settings.start)
+        else:
+            raise RefusedByPeer(
+                "it does not run, and nothing says how to start it: set redis.config or redis.start for this member"
+            )
+        try:
+            await run_command(command, within=START_WITHIN, user=settings.run_as)
+        except CannotStart as error:
+            raise RefusedByPeer(f"{shlex.join(command)}: {error}") from error
+        await self._wait_until_it_answers()
+
+    async def _wait_until_it_answers(self) -> None:
+        while True:
+            try:
+                await self._actor.ping()
+            except BusyLoadingError:
+                return
+            except (RedisConnectionError, OSError):
+                await self._reconnect_actor()
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    async def _command(self, *words: str) -> Any:
+        return await self._actor.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def _read_back(self, shown: Callable[[ServiceView], bool], otherwise: str) -> ServiceView:
+        view = await self._view(self._actor)
+        if not shown(view):
+            raise NotConfirmed(f"Redis was told, but {otherwise}: it says {view.role}, upstream {view.upstream}")
+        return view
+
+    async def ensure_replicas(self, wanted: EnsureReplicas) -> None:
+        try:
+            async with asyncio.timeout(ACT_WITHIN):
+                await self._command("CONFIG", "SET", "min-replicas-max-lag", str(self.settings.max_replica_lag))
+                await self._command("CONFIG", "SET", "min-replicas-to-write", str(wanted.at_least))
+        except (TimeoutError, RedisError, OSError) as error:
+            await self._reconnect_actor()
+            raise Unreachable(f"Redis: {error}") from error
+
+    # --- checking ----------------------------------------------------------------------------------------------------
+
+    async def check(self) -> tuple[str, ...]:
+        """Settings that would hurt in a failover, each with its cure."""
+        try:
+            async with asyncio.timeout(ACT_WITHIN):
+                config = await self._actor.config_get(
+                    "repl-backlog-size", "repl-backlog-ttl", "replica-read-only", "protected-mode", "maxmemory-policy"
+                )
+                server = await self._actor.info("server")
+        except (TimeoutError, RedisError, OSError) as error:
+            return (f"Redis at {self.settings.socket or self.settings.port} cannot be asked: {error}",)
+        known = {str(name): str(value) for name, value in config.items()}
+        return tuple(_findings(known, str(server.get("config_file", "")), self.settings))
+
+
+def _findings(config: dict[str, str], config_file: str, settings: RedisSettings) -> list[str]:
+    findings = []
+    if int(config.get("repl-backlog-size", 0)) < 64 * 1024 * 1024:
+        findings.append(
+            f"repl-backlog-size is {config.get('repl-backlog-size')} bytes: standbys that were away for a moment copy "
+            "everything anew; CONFIG SET repl-backlog-size 67108864"
+        )
+    if config.get("replica-read-only") != "yes":
+        findings.append("replica-read-only is not yes: a standby accepts writes; CONFIG SET replica-read-only yes")
+    if settings.config is None and not _starts_as_replica(config_file):
+        findings.append(
+            f"{config_file or 'its configuration'} has no replicaof line: a server that restarts empty comes back as "
+            f"primary, and its standbys would copy the emptiness; add: replicaof {NOBODY[0]} {NOBODY[1]}"
+        )
+    if settings.socket is None:
+        findings.append(
+            f"no unix socket is configured: the daemon reaches it from {ADMIN_SOURCE}; unixsocket and redis.socket are safer"
+        )
+    return findings
+
+
+def _starts_as_replica(config_file: str) -> bool:
+    try:
+        with open(config_file, encoding="utf-8", errors="replace") as lines:
+            return any(line.split()[:1] in (["replicaof"], ["slaveof"]) for line in lines)
+    except OSError:
+        return False
+
+
+def _connection_outcome(error: RedisConnectionError) -> Outcome:
+    """redis-py wraps the reason: who refused, we or they?"""
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, ConnectionRefusedError | FileNotFoundError) or "has ended" in str(error):
+        return Refused(str(error), gone=True)
+    if isinstance(cause, ConnectionResetError | BrokenPipeError) or "closed" in str(error).lower():
+        return Refused(str(error))
+    if isinstance(cause, OSError):
+        return Abstained(str(error))
+    return Refused(str(error))

@@ -1,0 +1,46 @@
+"""Running a command on behalf of a service: bounded, its words kept, ended when the daemon ends."""
+
+import asyncio
+import ctypes
+import signal
+from collections.abc import Sequence
+
+from orchestrator.domain.spans import Span
+
+PR_SET_PDEATHSIG = 1
+WORDS_KEPT = 2000
+
+
+class CannotStart(RuntimeError):
+    """The command failed; says how."""
+
+
+def die_with_parent() -> None:
+    """In the child, before it becomes the command: end when the daemon ends (design, rule 13: helpers die with it)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+async def run_command(command: Sequence[str], *, within: Span, user: str | None = None, text: bytes = b"") -> str:
+    """Run to its end and return what it said. Raises CannotStart with its words."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE if text else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            user=user,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    except (OSError, PermissionError) as error:
+        raise CannotStart(str(error)) from error
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(text or None), within)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise CannotStart(f"not finished within {within:.0f} s, killed") from None
+    words = said.decode(errors="replace")[-WORDS_KEPT:].strip()
+    if process.returncode != 0:
+        raise CannotStart(f"ended with status {process.returncode}: {words or 'it said nothing'}")
+    return words
