@@ -1,3 +1,3 @@
-"""Tanist: a failover orchestrator for PostgreSQL, Redis and other primary/standby services."""
+"""Tanist, a failover orchestrator."""
 
 __version__ = "0.1.0"

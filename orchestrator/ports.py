@@ -10,7 +10,7 @@ from typing import Protocol
 from orchestrator.domain.effects import EnsureClients, EnsureReplicas, EnsureService, WriteRecord
 from orchestrator.domain.events import WriteOutcome
 from orchestrator.domain.observations import Outcome, ServiceView
-from orchestrator.domain.record import Control, Snapshot
+from orchestrator.domain.record import Control, Record, Snapshot
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import GroupName, NodeName
 
@@ -56,6 +56,9 @@ class Mediator(Protocol):
     async def write_control(self, group: GroupName, control: Control, expected: int, within: Span) -> None:
         """Raises Conflict, Unreachable."""
 
+    async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        """Begin a new line of records, whatever stands there: only ever by a person's word. Raises Unreachable."""
+
     def watch(self, group: GroupName, changed: Callable[[], None]) -> None:
         """Call `changed` (from the event loop) whenever the group may have changed, or the connection came back."""
 
@@ -77,6 +80,10 @@ class Service(Protocol):
         """Bring the service to the wanted end state, read back. Raises Unreachable, RefusedByPeer, NotConfirmed."""
 
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None: ...
+
+    @property
+    def can_start(self) -> bool:
+        """Whether it may be started by the daemon when it does not run."""
 
     async def check(self) -> tuple[str, ...]:
         """What in the service's settings stands against running it here; a sentence each, with its cure."""

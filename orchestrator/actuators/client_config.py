@@ -49,6 +49,9 @@ class ClientFileActuator:
         except jinja2.TemplateSyntaxError as error:
             raise RefusedByPeer(f"template {file.template}, line {error.lineno}: {error.message}") from error
 
+    def __str__(self) -> str:
+        return str(self.file.path)
+
     # --- the port's calls --------------------------------------------------------------------------------------------
 
     async def ensure(self, wanted: EnsureClients) -> bool:

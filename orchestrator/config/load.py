@@ -44,7 +44,7 @@ def _line_number(mistake: str) -> tuple[int, str]:
 def _in_words(path: Path, document: Document, details: ErrorDetails) -> list[str]:
     place = tuple(step for step in details["loc"] if not _is_internal(step))
     kind = details["type"]
-    if kind == "value_error" and "\n" in details["msg"] or (kind == "value_error" and not place):
+    if (kind == "value_error" and "\n" in details["msg"]) or (kind == "value_error" and not place):
         message = details["msg"].removeprefix("Value error, ")
         return [_pointed(path, document, (), line) for line in message.split("\n")]
     if kind == "extra_forbidden":

@@ -244,6 +244,8 @@ class GroupSection(Section):
 
 class ClusterConfig(Section):
     cluster: Name
+    node: Name | None = None
+    """This host's own name, when it is neither given by `--node` or TANIST_NODE nor the host name."""
     mediator: str
     mediator_auth: MediatorAuthSection | None = None
     mediator_tls: TlsSection | None = None

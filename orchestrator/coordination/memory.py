@@ -118,6 +118,10 @@ class MemoryMediator:
         if not self._store.set_control(group, control, expected):
             raise Conflict(f"the control of {group} is not at version {expected} any more")
 
+    async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        self._check()
+        self._store.restore(Snapshot(group=group, record=record, control=self._store.read(group).control))
+
     async def present(self) -> tuple[NodeName, ...]:
         self._check()
         return tuple(sorted(self._store.present))

@@ -6,14 +6,13 @@ import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
 from orchestrator.coordination.codec import decode_control, decode_record, encode
 from orchestrator.domain.effects import WriteRecord
 from orchestrator.domain.events import WriteOutcome
-from orchestrator.domain.record import Control, Snapshot
+from orchestrator.domain.record import Control, Record, Snapshot
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.ports import Conflict, RefusedByPeer, Unreachable, Written
@@ -42,8 +41,10 @@ CREATE TABLE IF NOT EXISTS present (
 class SqliteMediator:
     """All calls run on one thread of their own, one connection, each within its deadline."""
 
-    def __init__(self, path: Path, cluster: str, node: NodeName) -> None:
+    def __init__(self, path: Path, cluster: str, node: NodeName, *, visitor: bool = False) -> None:
+        """A visitor looks and writes when told to, but is not present, and makes no file."""
         self.path = path
+        self._visitor = visitor
         self._cluster = cluster
         self._node = node
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-mediator")
@@ -59,7 +60,9 @@ class SqliteMediator:
         return self._words
 
     async def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._poll()), asyncio.create_task(self._stay_present())]
+        self._tasks = [asyncio.create_task(self._poll())]
+        if not self._visitor:
+            self._tasks.append(asyncio.create_task(self._stay_present()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -89,6 +92,16 @@ class SqliteMediator:
 
         if not await self._bounded(lambda: self._transaction(write), within):
             raise Conflict(f"the control of {group} is not at version {expected} any more")
+
+    async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        def write(connection: sqlite3.Connection) -> bool:
+            connection.execute(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?)",
+                (self._cluster, f"{group}/record", record.version, encode(record)),
+            )
+            return True
+
+        await self._bounded(lambda: self._transaction(write), within)
 
     async def present(self) -> tuple[NodeName, ...]:
         def read() -> tuple[NodeName, ...]:
@@ -136,6 +149,8 @@ class SqliteMediator:
         self._disconnect()
         if self._seen_before and not inode:
             raise FileNotFoundError("the file is gone; it is not made anew while members know of records in it")
+        if self._visitor and not inode:
+            raise FileNotFoundError("the file does not exist yet; the first daemon makes it")
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"its directory {self.path.parent} does not exist")
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)

@@ -87,13 +87,13 @@ class ZooKeeperMediator:
         root: str,
         cluster: str,
         node: NodeName,
-        identity: str,
+        identity: str | None,
         credentials: Credentials | None = None,
         tls: Tls | None = None,
     ) -> None:
         self._base = f"/{root.strip('/')}/{cluster}"
         self._node = node
-        self._identity = identity.encode()
+        self._identity = identity.encode() if identity is not None else None
         self._watchers: dict[GroupName, list[Callable[[], None]]] = {}
         self._incarnations: dict[GroupName, str] = {}
         self._ready: set[GroupName] = set()
@@ -128,7 +128,8 @@ class ZooKeeperMediator:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._client.start_async()
-        self._tasks.append(asyncio.create_task(self._stay_present()))
+        if self._identity is not None:
+            self._tasks.append(asyncio.create_task(self._stay_present()))
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -300,6 +301,20 @@ class ZooKeeperMediator:
             raise Conflict(f"the control of {group} is not at version {expected} any more") from None
         except KazooException as error:
             raise Unreachable(_in_words(error)) from error
+
+    async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        await self._ensure_group(group, within)
+        incarnation = _incarnation(record)
+        transaction = self._client.transaction()
+        path = self._record_path(group, incarnation)
+        transaction.create(path, encode(record), acl=self._client.default_acl)
+        transaction.set_data(self._group(group), incarnation.encode())
+        try:
+            results = await self._call(transaction.commit_async(), within)
+        except KazooException as error:
+            raise Unreachable(_in_words(error)) from error
+        if failed := [each for each in results if isinstance(each, Exception)]:
+            raise Unreachable(", ".join(_in_words(each) for each in failed))
 
     async def _ensure_group(self, group: GroupName, within: Span) -> None:
         """The nodes that a first write needs. Made once; a group's record is never made here."""

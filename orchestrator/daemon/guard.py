@@ -52,6 +52,11 @@ class Guard:
         seen = [each.page.read_hot()[1] for each in self._watched.values() if each.page is not None]
         return max(seen, default=NEVER)
 
+    def right_until(self, group: str) -> Instant:
+        """When the right ends, as the page says at this moment; NEVER without a page."""
+        page = self.page(group)
+        return page.read_hot()[0] if page is not None else NEVER
+
     def page(self, group: str) -> Page | None:
         watched = self._watched.get(group)
         return watched.page if watched is not None else None

@@ -34,13 +34,16 @@ class Journal:
     def effect(self, effect: Effect, at: Instant) -> None:
         self._journal.write({"at": at, "effect": to_plain(effect, Effect)})
 
-    def notice(self, notice: Notice, wall: WallTime, node: str) -> dict[str, Any]:
-        """Kept at once: the history is what is read after a crash."""
+    def entry(self, notice: Notice, wall: WallTime, node: str) -> dict[str, Any]:
+        """The notice as the history keeps it; among the recent ones at once, on disk by `keep`."""
         entry = {"wall": wall, "node": node, **to_plain(notice)}
-        self._history.write(entry)
-        self._history.flush()
         self.recent.append(entry)
         return entry
+
+    def keep(self, entry: dict[str, Any]) -> None:
+        """Flushed at once: the history is what is read after a crash."""
+        self._history.write(entry)
+        self._history.flush()
 
     def flush(self) -> None:
         self._journal.flush()

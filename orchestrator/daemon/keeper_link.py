@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.daemon.clock import now
-from orchestrator.domain.commands import Command
+from orchestrator.domain.commands import Command, Froze
 from orchestrator.domain.plain import Unreadable
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper.setup import KeeperSetup, write_setup
@@ -57,6 +57,13 @@ class KeeperLink:
         self._task: asyncio.Task[None] | None = None
         self.froze: set[str] = set()
         """Groups that the daemon's own guard has frozen, and of which no keeper knows yet."""
+
+    def daemon_froze(self, group: str) -> None:
+        """The guard has frozen this group's service; told now, or to the next keeper."""
+        if self._socket is None:
+            self.froze.add(group)
+        else:
+            self.order(group, Froze())
 
     @property
     def connected(self) -> bool:
@@ -117,6 +124,9 @@ class KeeperLink:
         connection.setblocking(False)
         self._socket = connection
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
+        frozen, self.froze = self.froze, set()
+        for group in frozen:
+            self.order(group, Froze())
         return True
 
     def _disconnect(self) -> None:

@@ -1,7 +1,7 @@
 """Everything the engine knows about one group on one node. Frozen: a step makes a new one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeVar
@@ -162,6 +162,12 @@ class State:
     refusals: Mapping[str, Refusal] = field(default_factory=frozen_mapping)
     verdict: Verdict | None = None
     wake_at: Instant = NEVER
+
+    def with_remembered_record(self) -> "State":
+        """At the start of a run: the record that the disk remembers stands until the mediator has been read."""
+        if self.history.record is None:
+            return self
+        return replace(self, mediated=replace(self.mediated, record=self.history.record))
 
     @property
     def record(self) -> Record | None:

@@ -67,9 +67,9 @@ def ruleset(table: str, port: int, addresses: tuple[str, ...]) -> str:
     )
 
 
-def table_name(node: str, group: str) -> str:
-    """One table per node and group: several nodes may share a host in a laboratory."""
-    safe = "".join(letter if letter.isalnum() else "_" for letter in f"{node}_{group}")
+def table_name(cluster: str, node: str, group: str) -> str:
+    """One table per node and group: several nodes, of several clusters, may share a host in a laboratory."""
+    safe = "".join(letter if letter.isalnum() else "_" for letter in f"{cluster}_{node}_{group}")
     return f"tanist_{safe}"
 
 

@@ -268,7 +268,7 @@ class GroupKeeper:
         if group.gate == "off" or not group.gate_port:
             self._gate_refused = "off"
             return
-        gate = Gate(table_name(self.setup.node, group.name), group.gate_port, group.gate_addresses)
+        gate = Gate(table_name(self.setup.cluster, self.setup.node, group.name), group.gate_port, group.gate_addresses)
         try:
             gate.lay()
             gate.open_until(self.core.gate_until, now())

@@ -18,7 +18,7 @@ from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper.core import Declined
 from orchestrator.keeper.group import GroupKeeper, now
 from orchestrator.keeper.links import Links
-from orchestrator.keeper.setup import GroupSetup, KeeperSetup, read_setup
+from orchestrator.keeper.setup import GroupSetup, read_setup
 from orchestrator.keeper.talk import (
     LARGEST_BYTES,
     Count,

@@ -51,9 +51,7 @@ class Daemon:
             began_at=now,
             phase_since=now,
             history=host.disk,
-        )
-        if host.disk.record is not None:
-            self.state = replace(self.state, mediated=replace(self.state.mediated, record=host.disk.record))
+        ).with_remembered_record()
 
     # --- running -----------------------------------------------------------------------------------------------------
 

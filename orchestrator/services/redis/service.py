@@ -88,6 +88,10 @@ class RedisService:
         )
         return redis.Redis.from_pool(pool)
 
+    @property
+    def can_start(self) -> bool:
+        return self.settings.can_start
+
     async def close(self) -> None:
         await self._looker.aclose()
         await self._actor.aclose()

@@ -1,0 +1,1 @@
+"""HTTP: what a daemon tells, and what a person may tell it."""

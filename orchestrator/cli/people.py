@@ -1,0 +1,175 @@
+"""What a person tells Tanist: switch over, fail over, confirm, reject, pause, resume. Each under the person's name."""
+
+import time
+from typing import Any
+
+import click
+
+from orchestrator.api.client import ApiClient
+from orchestrator.cli.context import Setting, console, fail, mistakes, pass_setting, person, pick_group, told_well
+from orchestrator.domain.spans import in_words
+
+WAIT_FOR = 60.0
+LOOK_EVERY = 0.1
+
+by_option = click.option("--by", default=person, help="In whose name; by default the login name.")
+no_wait = click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.option("--to", "target", help="The standby that shall be primary; by default the best one.")
+@by_option
+@no_wait
+@pass_setting
+@told_well
+def switchover(setting: Setting, group: str | None, target: str | None, by: str, no_wait: bool) -> None:
+    """Make a standby primary, planned: no acknowledged write is lost; when a step fails in time, nothing has changed."""
+    _ask(setting, "switchover", group, target, by, no_wait)
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.option("--to", "target", help="The standby that shall be primary; by default the best one.")
+@by_option
+@no_wait
+@click.option("--yes", is_flag=True, help="Do not ask back.")
+@pass_setting
+@told_well
+def failover(setting: Setting, group: str | None, target: str | None, by: str, no_wait: bool, yes: bool) -> None:
+    """Give the present primary up, although policy would wait. Writes that no standby has may be lost."""
+    if not yes:
+        click.confirm("A failover may lose writes that no standby has yet; a switchover loses none. Go on?", abort=True)
+    _ask(setting, "failover", group, target, by, no_wait)
+
+
+def _ask(setting: Setting, act: str, group: str | None, target: str | None, by: str, no_wait: bool) -> None:
+    client = setting.client()
+    name = pick_group(client, group)
+    before = client.get(f"/v1/groups/{name}")
+    began = time.monotonic()
+    said = client.post(f"/v1/groups/{name}/{act}", {"by": by, "target": target})
+    if no_wait:
+        console.print(f"{act} of {name} asked for, in the name of {by}")
+        return
+    after = _wait(client, name, before["epoch"], said["said"]["request"]["id"], began)
+    took = in_words(time.monotonic() - began)
+    console.print(f"{after['serving']} is primary of {name} in epoch {after['epoch']}, {took} after the word")
+
+
+def _wait(client: ApiClient, name: str, epoch: int, request: str, began: float) -> dict[str, Any]:
+    """Until somebody serves a newer epoch, or the word was refused."""
+    seen_standing = False
+    while time.monotonic() < began + WAIT_FOR:
+        time.sleep(LOOK_EVERY)
+        now: dict[str, Any] = client.get(f"/v1/groups/{name}")
+        if now["epoch"] > epoch and now["serving"] is not None:
+            return now
+        standing = now["request"] is not None and now["request"]["id"] == request
+        seen_standing = seen_standing or standing
+        if seen_standing and not standing and now["epoch"] == epoch:
+            _tell_refusal(client, name)
+    mistakes.print(f"not done after {WAIT_FOR:.0f} s; `tanist explain {name}` tells why", style="red")
+    raise SystemExit(1)
+
+
+def _tell_refusal(client: ApiClient, name: str) -> None:
+    recent = client.get(f"/v1/groups/{name}/history?last=20")
+    why = [entry["text"] for entry in recent if entry["kind"] in ("refusal", "alarm", "decision")]
+    fail("not done: " + ("; ".join(why[-3:]) or f"`tanist explain {name}` on the primary tells why"))
+
+
+@click.command()
+@click.argument("group", required=False)
+@pass_setting
+@told_well
+def proposals(setting: Setting, group: str | None) -> None:
+    """Decisions that wait for a person, with everything that the person needs to decide."""
+    client = setting.client()
+    groups = client.get("/v1/status")["groups"]
+    waiting = [
+        each["proposal"] for name, each in groups.items() if each["proposal"] is not None and group in (None, name)
+    ]
+    if not waiting:
+        console.print("nothing waits for a person")
+    for each in waiting:
+        console.print(f"[bold]{each['id']}[/bold]  for epoch {each['epoch']}, expires in {_rest(each['expires_wall'])}")
+        console.print(f"  {each['situation']}", markup=False)
+        loss = each["expected_loss_bytes"]
+        console.print(f"  expected loss: {'cannot be told' if loss is None else f'{loss} bytes'}")
+        for line in each["evidence"]:
+            console.print(f"  {line}", style="dim", markup=False)
+        console.print(f"  tanist confirm {each['id']}    or    tanist reject {each['id']}")
+
+
+def _rest(expires_wall: float) -> str:
+    return in_words(max(0.0, expires_wall - time.time()))
+
+
+@click.command()
+@click.argument("proposal")
+@by_option
+@click.option("--epoch", type=int, help="The epoch that the proposal was for; by default that of the open proposal.")
+@no_wait
+@pass_setting
+@told_well
+def confirm(setting: Setting, proposal: str, by: str, epoch: int | None, no_wait: bool) -> None:
+    """Approve a proposal. The word counts once, for exactly the situation that was shown."""
+    client = setting.client()
+    name, found = _find(client, proposal)
+    began = time.monotonic()
+    body = {"by": by, "proposal": proposal, "epoch": epoch if epoch is not None else found["epoch"]}
+    said = client.post(f"/v1/groups/{name}/confirm", body)
+    if no_wait:
+        console.print(f"{proposal} approved in the name of {by}")
+        return
+    after = _wait(client, name, found["epoch"], said["said"]["request"]["id"], began)
+    console.print(f"{after['serving']} is primary of {name} in epoch {after['epoch']}")
+
+
+@click.command()
+@click.argument("proposal")
+@by_option
+@pass_setting
+@told_well
+def reject(setting: Setting, proposal: str, by: str) -> None:
+    """Say no to a proposal; the same situation does not ask again for a while."""
+    client = setting.client()
+    name, _ = _find(client, proposal)
+    client.post(f"/v1/groups/{name}/reject", {"by": by, "proposal": proposal})
+    console.print(f"{proposal} rejected in the name of {by}")
+
+
+def _find(client: ApiClient, proposal: str) -> tuple[str, dict[str, Any]]:
+    for name, group in client.get("/v1/status")["groups"].items():
+        found = group["proposal"]
+        if found is not None and found["id"] == proposal:
+            return name, found
+    fail(f"there is no open proposal {proposal}: it was answered already, has expired, or its situation is over")
+
+
+@click.command()
+@click.argument("group", required=False)
+@by_option
+@click.option("--reason", default="", help="Shown to everybody who looks.")
+@pass_setting
+@told_well
+def pause(setting: Setting, group: str | None, by: str, reason: str) -> None:
+    """No automatic failover from now on. The primary goes on serving and keeps its right."""
+    client = setting.client()
+    name = pick_group(client, group)
+    client.post(f"/v1/groups/{name}/pause", {"by": by, "reason": reason})
+    console.print(f"{name} is paused in the name of {by}; `tanist resume {name}` ends it")
+
+
+@click.command()
+@click.argument("group", required=False)
+@by_option
+@pass_setting
+@told_well
+def resume(setting: Setting, group: str | None, by: str) -> None:
+    """End a pause."""
+    client = setting.client()
+    name = pick_group(client, group)
+    client.post(f"/v1/groups/{name}/resume", {"by": by})
+    console.print(f"{name} goes on by itself")

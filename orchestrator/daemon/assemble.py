@@ -1,0 +1,166 @@
+"""The only place that names concrete adapters: from a checked configuration to a node that can run."""
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.actuators.client_config import ClientFileActuator
+from orchestrator.config.build import (
+    check_node,
+    client_files,
+    domain_group,
+    domain_policy,
+    groups_of,
+    keeper_setup,
+    redis_settings,
+    run_directory,
+    state_directory,
+)
+from orchestrator.config.load import BadConfig, load
+from orchestrator.config.models import ClusterConfig
+from orchestrator.coordination.sqlite import SqliteMediator
+from orchestrator.coordination.zookeeper import Credentials, Tls, ZooKeeperMediator
+from orchestrator.daemon.clock import now, wall
+from orchestrator.daemon.journal import Journal
+from orchestrator.daemon.meters import Meters, MeterSet
+from orchestrator.daemon.node import Node, log
+from orchestrator.daemon.remembering import BadHistory, recall
+from orchestrator.daemon.runner import GroupRunner, Seams
+from orchestrator.daemon.supervision import CannotStart, HostLock, check_identity, check_key, make_directories
+from orchestrator.domain.observations import Hold
+from orchestrator.domain.topology import GroupName, NodeName
+from orchestrator.engine.state import State
+from orchestrator.ports import Mediator, RefusedByPeer, Service
+from orchestrator.services.redis.service import RedisService
+
+
+def assemble(config_path: Path, node: NodeName) -> Node:
+    """Raises BadConfig, UnknownNode, CannotStart."""
+    config = load(config_path)
+    check_node(config, node)
+    for key in config.key_files:
+        check_key(key)
+    run, state = run_directory(config, node), state_directory(config, node)
+    make_directories(run, state)
+    identity = check_identity(state, config.cluster, node)
+    made = Node(node, config.cluster, keeper_setup(config, node), HostLock(run))
+    made.mediator = make_mediator(config, node, identity)
+    meters = MeterSet(made.registry)
+    for name in groups_of(config, node):
+        made.groups[name] = _runner(made, config, name, meters)
+    made.reload = lambda: _reload(made, config_path)
+    return made
+
+
+def make_mediator(config: ClusterConfig, node: NodeName, identity: str | None) -> Mediator:
+    """`identity` is None for a visitor: it is not present, and disturbs nobody who is."""
+    if config.mediator.startswith("sqlite://"):
+        return SqliteMediator(Path(config.mediator.removeprefix("sqlite://")), config.cluster, node, visitor=identity is None)
+    hosts, _, root = config.mediator.removeprefix("zookeeper://").partition("/")
+    auth, tls = config.mediator_auth, config.mediator_tls
+    credentials = None
+    if auth is not None:
+        try:
+            credentials = Credentials(user=auth.user, password=auth.password_file.read_text().strip())
+        except OSError as error:
+            raise CannotStart(f"mediator_auth.password_file {auth.password_file}: {error.strerror}") from error
+    return ZooKeeperMediator(
+        hosts,
+        f"/{root}",
+        config.cluster,
+        node,
+        identity,
+        credentials=credentials,
+        tls=Tls(
+            ca=str(tls.ca),
+            certificate=str(tls.certificate) if tls.certificate else None,
+            key=str(tls.key) if tls.key else None,
+        )
+        if tls is not None
+        else None,
+    )
+
+
+def make_service(
+    config: ClusterConfig, group: GroupName, node: NodeName, armed: Callable[[int], bool]
+) -> Service | None:
+    """The local instance's adapter; None on a witness."""
+    domain = domain_group(config, group)
+    if domain.member(node) is None:
+        return None
+    return RedisService(redis_settings(config, group, node), domain.members, armed)
+
+
+class Armed:
+    """Rule 13, asked next to the act itself: does the keeper's page say that guard and gate stand for this epoch?"""
+
+    def __init__(self, node: Node, group: GroupName) -> None:
+        self._node = node
+        self._group = group
+
+    def __call__(self, epoch: int) -> bool:
+        page = self._node.guard.page(self._group)
+        memory = page.read() if page is not None else None
+        return memory is not None and memory.hold is not Hold.NONE and memory.writable_epoch == epoch
+
+
+def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet) -> GroupRunner:
+    section = config.groups[name]
+    group = domain_group(config, name)
+    directory = state_directory(config, node.name) / name
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        history = recall(directory / "history.json")
+        clients = tuple(ClientFileActuator(file, group) for file in client_files(section, node.name))
+    except (BadHistory, RefusedByPeer) as error:
+        raise CannotStart(str(error)) from error
+    mediator = node.mediator
+    assert mediator is not None
+    moment = now()
+    state = State(
+        me=node.name,
+        group=group,
+        policy=domain_policy(section),
+        run=secrets.randbits(32),
+        now=moment,
+        wall=wall(),
+        began_at=moment,
+        phase_since=moment,
+        history=history,
+    ).with_remembered_record()
+    seams = Seams(
+        mediator=mediator,
+        keeper=node.keeper,
+        journal=Journal(directory),
+        disk=node.disk,
+        history_path=directory / "history.json",
+        right_until=lambda: node.guard.right_until(name),
+        service=make_service(config, name, node.name, Armed(node, name)),
+        clients=clients,
+        log=log,
+        broken=node.broken,
+    )
+    return GroupRunner(state, seams, Meters(meters, name))
+
+
+def _reload(node: Node, config_path: Path) -> None:
+    """SIGHUP: policies change at once; whatever else has changed needs a restart, which costs the clients nothing."""
+    try:
+        config = load(config_path)
+        check_node(config, node.name)
+        setup = keeper_setup(config, node.name)
+    except (BadConfig, ValueError) as error:
+        log(f"the new configuration is refused, the old one stays: {error}")
+        return
+    changed = []
+    for name, runner in node.groups.items():
+        if name not in config.groups:
+            continue
+        policy = domain_policy(config.groups[name])
+        if policy != runner.state.policy:
+            runner.use_policy(policy)
+            changed.append(name)
+    if setup != node.setup:
+        node.setup = setup
+        node.keeper.reconfigure(setup)
+    log(f"configuration read again: new policy for {', '.join(changed) or 'no group'}")

@@ -1,0 +1,180 @@
+"""The lab's clients: one that writes as an application would, and a watcher per member that tries to write there always.
+
+They speak just enough of Redis's protocol (RESP2) to set one key, so that they cost little and measure closely.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from orchestrator.daemon.clock import now
+from orchestrator.domain.spans import Instant, Span
+from orchestrator.lab.measure import Write
+
+ANSWER_WITHIN: Span = 0.1
+CONNECT_AGAIN: Span = 0.002
+
+
+class Failed(Exception):
+    """The write was not acknowledged: refused, or no answer in time."""
+
+
+class Connection:
+    """One connection to one server."""
+
+    def __init__(self, address: tuple[str, int], source: str, give_up: Callable[[], bool] = lambda: False) -> None:
+        self.address = address
+        self._give_up = give_up
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(ANSWER_WITHIN)
+        try:
+            self._socket.bind((source, 0))
+            self._socket.connect(address)
+        except OSError as error:
+            self._socket.close()
+            raise Failed(str(error)) from error
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def set(self, key: str, value: str) -> Write:
+        sent_at = now()
+        request = f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n${len(value)}\r\n{value}\r\n"
+        try:
+            self._socket.sendall(request.encode())
+            answer = self._answer(sent_at + ANSWER_WITHIN)
+        except OSError as error:
+            raise Failed(str(error)) from error
+        if answer != b"+OK\r\n":
+            raise Failed(answer.decode(errors="replace").strip() or "connection closed")
+        return Write(sent_at, now())
+
+    def _answer(self, until: Instant) -> bytes:
+        answer = b""
+        while not answer.endswith(b"\r\n"):
+            ready, _, _ = select.select([self._socket], [], [], 0.01)
+            if not ready:
+                if now() > until or self._give_up():
+                    raise Failed("no answer")
+                continue
+            part = self._socket.recv(4096)
+            if not part:
+                return b""
+            answer += part
+        return answer
+
+
+class _Thread:
+    def __init__(self, name: str) -> None:
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ending.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class RecordingClient(_Thread):
+    """Writes a new key every few milliseconds to whomever the client configuration names, and keeps what was acknowledged."""
+
+    def __init__(self, config: Path, source: str, every: Span) -> None:
+        super().__init__("client")
+        self.every = every
+        self.acked: list[Instant] = []
+        self.numbers: list[int] = []
+        self.errors: dict[str, int] = {}
+        self._config = config
+        self._source = source
+        self._known: tuple[str, int] | None = None
+        self._stamp = -1
+        self._number = 0
+        self._connection: Connection | None = None
+
+    def _leads_to(self) -> tuple[str, int] | None:
+        """Where the configuration says that the primary is."""
+        try:
+            stamp = self._config.stat().st_mtime_ns
+            if stamp != self._stamp:
+                host, port = self._config.read_text().split()[:2]
+                self._known, self._stamp = (host, int(port)), stamp
+        except (OSError, ValueError):
+            pass
+        return self._known
+
+    def _is_elsewhere(self) -> bool:
+        return self._connection is not None and self._leads_to() != self._connection.address
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            began = now()
+            try:
+                self._write()
+            except Failed as error:
+                self._drop()
+                self.errors[str(error)] = self.errors.get(str(error), 0) + 1
+                time.sleep(CONNECT_AGAIN)
+                continue
+            time.sleep(max(0.0, began + self.every - now()))
+        self._drop()
+
+    def _write(self) -> None:
+        if self._is_elsewhere():
+            self._drop()
+        if self._connection is None:
+            address = self._leads_to()
+            if address is None:
+                raise Failed("no configuration yet")
+            self._connection = Connection(address, self._source, self._is_elsewhere)
+        self._number += 1
+        write = self._connection.set(f"client:{self._number}", str(self._number))
+        self.acked.append(write.acked_at)
+        self.numbers.append(self._number)
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(OSError):
+                self._connection.close()
+            self._connection = None
+
+
+WATCH_EVERY: Final = 0.005
+
+
+class Watcher(_Thread):
+    """Tries to write on one member all the time, whoever should be primary: proof that two never accept."""
+
+    def __init__(self, member: str, address: tuple[str, int], source: str) -> None:
+        super().__init__(f"watcher-{member}")
+        self.member = member
+        self.writes: list[Write] = []
+        self._address = address
+        self._source = source
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        number = 0
+        while not self._ending.is_set():
+            try:
+                if connection is None:
+                    connection = Connection(self._address, self._source)
+                number += 1
+                self.writes.append(connection.set(f"watcher:{self.member}", str(number)))
+            except Failed as error:
+                if connection is not None and not str(error).startswith("-"):
+                    connection.close()
+                    connection = None
+            time.sleep(WATCH_EVERY)
+        if connection is not None:
+            connection.close()

