@@ -69,6 +69,6 @@ class ApiClient:
         except (FileNotFoundError, ConnectionRefusedError):
             raise NoDaemon(f"no daemon runs for this node: nobody listens at {self.path}") from None
         except (TimeoutError, OSError, http.client.HTTPException) as error:
-            raise NoDaemon(f"the daemon at {self.path} does not answer: {error or type(error).__name__}") from None
+            raise NoDaemon(f"the daemon at {self.path} does not answer: {str(error) or type(error).__name__}") from None
         finally:
             connection.close()

@@ -53,6 +53,6 @@ for each in (
     checking.key,
     checking.schema,
     simulating.simulate,
-    #    lab.lab,
+    lab.lab,
 ):
     main.add_command(each)

@@ -6,7 +6,9 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -18,8 +20,11 @@ from orchestrator.lab.faults import FAULTS
 from orchestrator.lab.group import GROUP, WITNESS, LabError, LabGroup, LabSettings
 from orchestrator.lab.run import WHOLE_WITHIN, Bench, Line, summary
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-class SpanType(click.ParamType):
+
+class SpanType(click.ParamType[Span]):
     """A duration with its unit."""
 
     name = "duration"
@@ -33,7 +38,7 @@ class SpanType(click.ParamType):
             self.fail(f"read {value!r}, {error}", param, ctx)
 
 
-def options(command):  # type: ignore[no-untyped-def]
+def options(command: Callable[P, R]) -> Callable[P, R]:
     for option in (
         click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
         click.option("--lease", type=SpanType(), default="1s", show_default=True),

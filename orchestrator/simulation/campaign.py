@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
@@ -58,7 +58,7 @@ def _job(job: tuple[int, str | None]) -> Result:
     return result if not result.held else replace(result, transcript=())
 
 
-def run_seeds(first: int, number: int, without_rule: str | None = None, *, processes: int = 0) -> Iterator[Result]:
+def run_seeds(first: int, number: int, without_rule: str | None = None, *, processes: int = 0) -> Generator[Result]:
     """Results as they come, not in order. Closing the iterator ends the processes."""
     jobs = [(seed, without_rule) for seed in range(first, first + number)]
     wanted = processes or len(os.sched_getaffinity(0))
