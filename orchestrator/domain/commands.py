@@ -54,6 +54,8 @@ class Found:
     pid: int
     process_started: int
     writable_epoch: int
+    readable: bool = False
+    """It has said that it is a standby: clients may read from it, as long as the keeper lives and sees it live."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,8 @@ class KeeperView:
     pid: int = 0
     process_started: int = 0
     """The main process that it watches; 0 when it knows none."""
+    readable: bool = False
+    """The gate lets clients read from a standby."""
     main_exited: bool = False
     """The service's main process is gone and its process tree is empty."""
     peers: tuple[PeerView, ...] = ()

@@ -45,8 +45,10 @@ def _tell_service(turn: Turn) -> None:
         return
     writable = _writable_epoch(state, view, keeper)
     known = (keeper.pid, keeper.process_started) == (view.pid, view.process_started)
-    if not known or (writable and keeper.hold is Hold.NONE):
-        turn.want(TellKeeper(commands.Found(view.pid, view.process_started, writable)), again_every=AGAIN)
+    readable = view.role is Role.STANDBY and keeper.hold is Hold.NONE
+    if not known or (writable and keeper.hold is Hold.NONE) or keeper.readable is not readable:
+        found = commands.Found(view.pid, view.process_started, writable, readable=readable)
+        turn.want(TellKeeper(found), again_every=AGAIN)
     if view.role is Role.STANDBY and keeper.hold is Hold.SERVING and state.local.viewed_at > state.phase_since:
         turn.want(TellKeeper(commands.Demoted()), again_every=AGAIN)
 

@@ -122,6 +122,7 @@ class Core:
         """Only words have changed: told at leisure."""
         self._sent: dict[int, Instant] = {}
         self._asked_at = NEVER
+        self._beaten_at = now
         self._number = 0
         self._acts: list[Act] = []
         for name, (life, number) in memory.heard.items():
@@ -140,6 +141,7 @@ class Core:
         """Time has passed: beats that are due, silence, the end of rights."""
         if now >= self.next_beat_at:
             self.next_beat_at = max(self.next_beat_at + self.beat_every, now + self.beat_every / 2)
+            self._beaten_at = now
             self._beat_all(now)
         for peer in self.peers.values():
             self._notice_silence(peer, now)
@@ -173,8 +175,8 @@ class Core:
                 answer = self._arm(epoch, now)
             case commands.BeginClaim(version):
                 answer = self._begin_claim(version, now)
-            case commands.Found(pid, process_started, writable_epoch):
-                self._found(pid, process_started, writable_epoch)
+            case commands.Found():
+                self._found(command)
             case commands.Opened(epoch):
                 self._opened(epoch)
             case commands.Demoted():
@@ -216,6 +218,7 @@ class Core:
         memory = self.memory
         memory.pid = memory.process_started = 0
         memory.exited = True
+        memory.readable = False
         memory.hold = Hold.NONE
         memory.writable_epoch = 0
         memory.frozen_since = None
@@ -229,8 +232,10 @@ class Core:
     def gate_until(self) -> Instant:
         """Until when the kernel may let clients through: NEVER when they are shut out (rule 15)."""
         memory = self.memory
-        if memory.hold is Hold.NONE or memory.frozen_since is not None or self.killing:
+        if memory.frozen_since is not None or self.killing:
             return NEVER
+        if memory.hold is Hold.NONE:
+            return self._beaten_at + memory.lease if memory.readable else NEVER
         return memory.right_until
 
     def sent_at(self, number: int) -> Instant | None:
@@ -270,6 +275,7 @@ class Core:
             pid=memory.pid,
             process_started=memory.process_started,
             main_exited=memory.exited,
+            readable=memory.readable,
             peers=tuple(
                 PeerView(
                     name=peer.name,
@@ -538,6 +544,7 @@ class Core:
         if memory.right_epoch != epoch or now >= self._right(now) - 2 * self.budget:
             return Declined("arm", f"no right in epoch {epoch} that lasts long enough to promote in")
         memory.hold = Hold.PROMOTING
+        memory.readable = False
         memory.writable_epoch = epoch
         self._beat_all(now)
         return None
@@ -612,16 +619,17 @@ class Core:
 
     # --- the service ---------------------------------------------------------------------------------------------
 
-    def _found(self, pid: int, process_started: int, writable_epoch: int) -> None:
+    def _found(self, found: commands.Found) -> None:
         """The service's main process; one that is writable without a right is frozen at once (rule 15)."""
         memory = self.memory
-        if (memory.pid, memory.process_started) != (pid, process_started):
-            memory.pid, memory.process_started = pid, process_started
+        if (memory.pid, memory.process_started) != (found.pid, found.process_started):
+            memory.pid, memory.process_started = found.pid, found.process_started
             memory.exited = False
-        if writable_epoch and memory.hold is Hold.NONE:
+        if found.writable_epoch and memory.hold is Hold.NONE:
             memory.hold = Hold.SERVING
-            memory.writable_epoch = writable_epoch
-            memory.right_epoch = max(memory.right_epoch, writable_epoch)
+            memory.writable_epoch = found.writable_epoch
+            memory.right_epoch = max(memory.right_epoch, found.writable_epoch)
+        memory.readable = found.readable and memory.hold is Hold.NONE
 
     def _opened(self, epoch: int) -> None:
         memory = self.memory

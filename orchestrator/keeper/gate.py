@@ -44,13 +44,21 @@ def _has_net_admin() -> bool:
 
 
 def ruleset(table: str, port: int, addresses: tuple[str, ...]) -> str:
-    """The rules in nft's own language. Laying them again keeps the elements that stand."""
+    """The rules in nft's own language. Laying them again keeps the elements that stand.
+
+    While it is closed, who wants to connect is refused at once and can look elsewhere; connections that stand already are
+    left without an answer, so that they go on when the right is renewed in a moment. Resets may always leave: they carry
+    no data, and they end connections whose server is gone.
+    """
     guarded = []
     for address in addresses or ("",):
         family = "" if not address else ("ip6 " if ipaddress.ip_address(address).version == 6 else "ip ")
         to, of = (f"{family}daddr {address} ", f"{family}saddr {address} ") if address else ("", "")
-        guarded.append(f"add rule inet {table} arriving {to}tcp dport {port} tcp dport != @{SET} drop")
-        guarded.append(f"add rule inet {table} leaving {of}tcp sport {port} tcp sport != @{SET} drop")
+        shut = f"tcp dport {port} tcp dport != @{SET}"
+        guarded.append(f"add rule inet {table} arriving {to}{shut} tcp flags & (syn | ack) == syn reject with tcp reset")
+        guarded.append(f"add rule inet {table} arriving {to}{shut} drop")
+        silent = f"tcp sport {port} tcp sport != @{SET}"
+        guarded.append(f"add rule inet {table} leaving {of}{silent} tcp flags & rst != rst drop")
     return "\n".join(
         [
             f"add table inet {table}",

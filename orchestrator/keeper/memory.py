@@ -77,5 +77,7 @@ class Memory:
     pid: int = 0
     process_started: int = 0
     exited: bool = False
+    readable: bool = False
+    """The service is a confirmed standby, which clients may read from."""
     heard: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Per peer: its life and the highest number heard, so that nothing old is believed after a restart."""

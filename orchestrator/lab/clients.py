@@ -4,6 +4,8 @@ They speak just enough of Redis's protocol (RESP2) to set one key, so that they 
 """
 
 import contextlib
+import errno
+import os
 import select
 import socket
 import threading
@@ -32,13 +34,26 @@ class Connection:
         self._give_up = give_up
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(ANSWER_WITHIN)
+        self._socket.setblocking(False)
         try:
             self._socket.bind((source, 0))
-            self._socket.connect(address)
+            self._connect(now() + ANSWER_WITHIN)
         except OSError as error:
             self._socket.close()
-            raise Failed(str(error)) from error
+            raise Failed(os.strerror(error.errno or 0)) from error
+        except Failed:
+            self._socket.close()
+            raise
+
+    def _connect(self, until: Instant) -> None:
+        problem = self._socket.connect_ex(self.address)
+        if problem == errno.EINPROGRESS:
+            while not select.select([], [self._socket], [], 0.01)[1]:
+                if now() > until or self._give_up():
+                    raise Failed("no answer to connecting")
+            problem = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if problem:
+            raise OSError(problem, os.strerror(problem))
 
     def close(self) -> None:
         self._socket.close()
@@ -98,6 +113,7 @@ class RecordingClient(_Thread):
         self._config = config
         self._source = source
         self._known: tuple[str, int] | None = None
+        self._target: tuple[str, int] | None = None
         self._stamp = -1
         self._number = 0
         self._connection: Connection | None = None
@@ -114,7 +130,8 @@ class RecordingClient(_Thread):
         return self._known
 
     def _is_elsewhere(self) -> bool:
-        return self._connection is not None and self._leads_to() != self._connection.address
+        """The configuration has changed since this address was chosen."""
+        return self._leads_to() != self._target
 
     def _run(self) -> None:
         while not self._ending.is_set():
@@ -133,10 +150,10 @@ class RecordingClient(_Thread):
         if self._is_elsewhere():
             self._drop()
         if self._connection is None:
-            address = self._leads_to()
-            if address is None:
+            self._target = self._leads_to()
+            if self._target is None:
                 raise Failed("no configuration yet")
-            self._connection = Connection(address, self._source, self._is_elsewhere)
+            self._connection = Connection(self._target, self._source, self._is_elsewhere)
         self._number += 1
         write = self._connection.set(f"client:{self._number}", str(self._number))
         self.acked.append(write.acked_at)
