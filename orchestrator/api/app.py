@@ -58,7 +58,7 @@ class Api:
             Route("/health/{group}/{role}", self._health),
             Route("/metrics", self._metrics),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refused, Exception: _failed})
 
     # --- telling -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +177,11 @@ def _count(request: Request) -> int:
     if not text.isdigit():
         raise HTTPException(422, f"last: read {text!r}, expected a number")
     return int(text)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Our own mistake: it is told, and the daemon goes on."""
+    return JSONResponse({"error": f"internal error: {error!r}"}, status_code=500)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -1,6 +1,7 @@
 """`tanist run`: the daemon of this host."""
 
 import asyncio
+import sys
 
 import click
 
@@ -9,6 +10,10 @@ from orchestrator.cli.context import EXIT_USAGE, Setting, fail, pass_setting, to
 from orchestrator.config.build import run_directory
 from orchestrator.config.models import split_host_port
 from orchestrator.daemon.assemble import assemble
+from orchestrator.domain.spans import Span
+
+SWITCH_EVERY: Span = 0.0005
+"""Threads that write to disk or guard must not keep the event loop waiting; Python's own default is 5 ms."""
 
 
 @click.command()
@@ -20,6 +25,7 @@ def run(setting: Setting) -> None:
     Ending, killing or restarting it leaves the service as it is: the keeper, a small process of its own, holds the right.
     SIGHUP reads the policies of the configuration again.
     """
+    sys.setswitchinterval(SWITCH_EVERY)
     config = setting.config()
     name = setting.node(config)
     api = config.nodes[name].api

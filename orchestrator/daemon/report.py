@@ -73,7 +73,7 @@ def _right(runner: GroupRunner, moment: Instant) -> dict[str, Any]:
     endless = until == FOREVER
     return {
         "held": keeper.frozen_since is None and until > moment,
-        "left_seconds": None if endless else round(until - moment, 4),
+        "left_seconds": None if endless or until == NEVER else round(max(0.0, until - moment), 4),
         "endless": endless,
         "frozen": keeper.frozen_since is not None,
         "counted": [pair.name for pair in keeper.counted],

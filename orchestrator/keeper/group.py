@@ -70,6 +70,7 @@ class GroupKeeper:
         self._freezing = False
         self._dying = False
         self._sure_at = NEVER
+        self._looked_at = NEVER
         self._longest: tuple[Span, Instant] = (0.0, NEVER)
         self.freezes = 0
         self.last_freeze: Span = 0.0
@@ -97,7 +98,7 @@ class GroupKeeper:
 
     def wake_at(self) -> Instant:
         wake = min(self.core.wake_at(), self._sure_at + SURE_AGAIN)
-        return now() + WATCH_AGAIN if self._freezing or self._dying else wake
+        return min(wake, self._looked_at + WATCH_AGAIN) if self._freezing or self._dying else wake
 
     @property
     def gate_words(self) -> str:
@@ -222,6 +223,7 @@ class GroupKeeper:
     def _look_on(self) -> None:
         """A freeze or a kill that took longer than a moment is watched to its end."""
         tree = self._tree
+        self._looked_at = now()
         if self._dying and (tree is None or tree.is_empty()):
             self._do(self._gone())
         elif self._freezing and (tree is None or tree.is_stopped()):
