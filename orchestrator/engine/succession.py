@@ -55,7 +55,7 @@ def _kept_while_silent(state: State, pair: Pair, silent_for: float) -> tuple[Pai
     """A silent member is renewed around for three leases before it is dropped (rule 9)."""
     if silent_for < state.policy.drop_after:
         return pair, ""
-    return None, f"drop {pair.name}: silent for {in_words(silent_for)}"
+    return None, f"drop {pair.name}: it has not been heard for {in_words(state.policy.drop_after)}"
 
 
 def _newcomer(state: State, name: NodeName, peer: PeerView | None) -> tuple[Pair | None, str]:
@@ -76,5 +76,5 @@ def _unfit(state: State, statement: Statement) -> str:
         return ""
     behind = bytes_behind(statement.position, view.position)
     if statement.following == state.me and behind is not None and behind > state.policy.max_lag_bytes:
-        return f"it is {behind} bytes behind, more than the {state.policy.max_lag_bytes} allowed"
+        return f"it is more than the {state.policy.max_lag_bytes} bytes behind that are allowed"
     return ""

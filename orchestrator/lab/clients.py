@@ -5,14 +5,16 @@ They speak just enough of Redis's protocol (RESP2) to set one key, so that they 
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.daemon.clock import now
 from orchestrator.domain.spans import Instant, Span
@@ -195,3 +197,39 @@ class Watcher(_Thread):
             time.sleep(WATCH_EVERY)
         if connection is not None:
             connection.close()
+
+
+class Watchers:
+    """All watchers, in a process of their own, so that they do not disturb the client whose outage is measured."""
+
+    def __init__(self, places: list[tuple[str, tuple[str, int], str]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_watch, args=(places, theirs), daemon=True)
+        self._found: dict[str, list[Write]] | None = None
+
+    def start(self) -> None:
+        """Returns when all of them are at work."""
+        self._process.start()
+        self._ours.recv()
+
+    def stop(self) -> dict[str, list[Write]]:
+        """Every write that any watcher got acknowledged, by member."""
+        if self._found is None:
+            self._ours.send("end")
+            self._found = self._ours.recv()
+            self._process.join(5.0)
+        return self._found
+
+
+def _watch(places: list[tuple[str, tuple[str, int], str]], control: "Pipe[Any, Any]") -> None:
+    watchers = [Watcher(*place) for place in places]
+    for each in watchers:
+        each.start()
+    control.send("at work")
+    control.recv()
+    accepted: dict[str, list[Write]] = {}
+    for each in watchers:
+        each.stop()
+        accepted.setdefault(each.member, []).extend(each.writes)
+    control.send(accepted)

@@ -13,9 +13,8 @@ import redis
 
 from orchestrator import __version__
 from orchestrator.daemon.clock import now
-from orchestrator.daemon.journal import read_lines
 from orchestrator.domain.spans import Instant, Span
-from orchestrator.lab.clients import RecordingClient, Watcher
+from orchestrator.lab.clients import RecordingClient, Watchers
 from orchestrator.lab.faults import FAULTS, Fault, MediatorLost
 from orchestrator.lab.group import GROUP, PORT, WITNESS, LabError, LabGroup
 from orchestrator.lab.measure import Write, outage, two_primaries
@@ -77,7 +76,7 @@ class Story:
     def __init__(self, group: LabGroup, tell: Told) -> None:
         self._group = group
         self._tell = tell
-        self._seen: dict[str, int] = {}
+        self._read_to: dict[str, int] = {}
         self.began_wall = time.time()
         self.began_at = now()
         self.lines: list[Line] = []
@@ -94,13 +93,23 @@ class Story:
     def catch_up(self, *, silently: bool = False) -> None:
         fresh: list[Line] = []
         for host in self._group.hosts.values():
-            path = self._group.directory / "state" / host.name / GROUP / "history.jsonl"
-            entries = list(read_lines(path))
-            known = self._seen.get(host.name, 0)
-            self._seen[host.name] = len(entries)
-            fresh += [] if silently else [self._line(host.name, entry) for entry in entries[known:]]
+            entries = self._fresh_entries(host.name)
+            fresh += [] if silently else [self._line(host.name, entry) for entry in entries]
         for line in sorted(fresh, key=lambda each: each.at):
             self._keep(line)
+
+    def _fresh_entries(self, name: str) -> list[dict[str, Any]]:
+        """Whole lines that were added since the last time."""
+        path = self._group.directory / "state" / name / GROUP / "history.jsonl"
+        try:
+            with open(path, "rb") as stream:
+                stream.seek(self._read_to.get(name, 0))
+                data = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_to[name] = self._read_to.get(name, 0) + len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
 
     def _line(self, who: str, entry: dict[str, Any]) -> Line:
         return Line(
@@ -123,7 +132,7 @@ class Bench:
         self.group = group
         self._tell = tell
         self.client: RecordingClient | None = None
-        self.watchers: list[Watcher] = []
+        self.watchers: Watchers | None = None
 
     # --- one fault ---------------------------------------------------------------------------------------------------
 
@@ -163,7 +172,7 @@ class Bench:
         whole_at = now()
         self._keep_on(story, client, AFTER)
         ended_at = now()
-        self._stop_clients()
+        accepted = self._stop_clients()
         story.catch_up()
         lasted, gap = outage(client.acked, calm_from, struck_at, ended_at, WRITE_EVERY)
         epoch_after = self._epoch()
@@ -176,7 +185,7 @@ class Bench:
             longest_gap_ms=round(gap.lasts * 1000, 1),
             lost_writes=self._lost(client, primary_after),
             acknowledged_writes=len(client.acked),
-            two_primaries_ms=round(two_primaries(self._accepted()) * 1000, 1),
+            two_primaries_ms=round(two_primaries(accepted) * 1000, 1),
             failovers=epoch_after - epoch_before,
             epoch_before=epoch_before,
             epoch_after=epoch_after,
@@ -236,22 +245,18 @@ class Bench:
     def _start_clients(self) -> None:
         source = self.group.hosts[WITNESS].address
         self.client = RecordingClient(self.group.client_file, source, WRITE_EVERY)
-        self.watchers = [Watcher(host.name, (host.address, PORT), source) for host in self.group.members]
-        self.watchers += [Watcher(host.name, (host.address, PORT), host.address) for host in self.group.members]
-        for each in (self.client, *self.watchers):
-            each.start()
+        members = self.group.members
+        outside = [(host.name, (host.address, PORT), source) for host in members]
+        inside = [(host.name, (host.address, PORT), host.address) for host in members]
+        self.watchers = Watchers(outside + inside)
+        self.watchers.start()
+        self.client.start()
 
-    def _stop_clients(self) -> None:
-        for each in (self.client, *self.watchers):
-            if each is not None:
-                each.stop()
-
-    def _accepted(self) -> dict[str, list[Write]]:
-        """Every write that any watcher got acknowledged, by member."""
-        accepted: dict[str, list[Write]] = {}
-        for watcher in self.watchers:
-            accepted.setdefault(watcher.member, []).extend(watcher.writes)
-        return accepted
+    def _stop_clients(self) -> dict[str, list[Write]]:
+        """What the watchers got accepted, by member."""
+        if self.client is not None:
+            self.client.stop()
+        return self.watchers.stop() if self.watchers is not None else {}
 
     def _lost(self, client: RecordingClient, primary: str) -> int:
         """Acknowledged writes that the primary does not have."""
