@@ -1,6 +1,7 @@
 """The local probe: looks at this host's instance, again and again, and at once when asked."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from orchestrator.domain.observations import Outcome
@@ -36,7 +37,5 @@ class LocalProbe:
             self._asked.clear()
             began_at = self._clock()
             self._report(began_at, await self._look(self.within))
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), self.every)
-            except TimeoutError:
-                pass

@@ -1,6 +1,7 @@
 """The mediated probe: reads a group's record and control whenever they may have changed, and from time to time anyway."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from orchestrator.domain.record import Snapshot
@@ -42,7 +43,5 @@ class MediatedProbe:
                 self._lost(str(error))
             else:
                 self._report(snapshot)
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), READ_EVERY)
-            except TimeoutError:
-                pass

@@ -1,4 +1,4 @@
-"""Fusion: what do all channels together say about one member? One row per diagnosis, read from the top; the first that matches wins."""
+"""Fusion: what do all channels together say about one member? One row per diagnosis; the first that matches wins."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

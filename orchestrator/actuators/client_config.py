@@ -1,4 +1,4 @@
-"""Rewrites a client configuration for the present primary: render, compare, replace atomically, reload, read back, or roll back."""
+"""Rewrites a client configuration for the present primary: render, compare, replace, reload, read back, or roll back."""
 
 import asyncio
 import difflib

@@ -124,9 +124,7 @@ Say = Callable[[Control, Record | None, WallTime], Control]
 
 def _ask(kind: RequestKind) -> Callable[[GroupRunner, Word], Say]:
     def make(runner: GroupRunner, word: Word) -> Say:
-        return lambda control, record, wall: words.ask(
-            control, record, runner.state.group, kind, word.target, word.by, wall
-        )
+        return lambda control, record, wall: words.ask(control, record, runner.state.group, kind, word.target, word.by, wall)
 
     return make
 

@@ -87,9 +87,7 @@ def proposals(setting: Setting, group: str | None) -> None:
     """Decisions that wait for a person, with everything that the person needs to decide."""
     client = setting.client()
     groups = client.get("/v1/status")["groups"]
-    waiting = [
-        each["proposal"] for name, each in groups.items() if each["proposal"] is not None and group in (None, name)
-    ]
+    waiting = [each["proposal"] for name, each in groups.items() if each["proposal"] is not None and group in (None, name)]
     if not waiting:
         console.print("nothing waits for a person")
     for each in waiting:
@@ -146,6 +144,7 @@ def _find(client: ApiClient, proposal: str) -> tuple[str, dict[str, Any]]:
         if found is not None and found["id"] == proposal:
             return name, found
     fail(f"there is no open proposal {proposal}: it was answered already, has expired, or its situation is over")
+    return None
 
 
 @click.command()

@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.api.client import ApiClient
 from orchestrator.cli.context import Setting, console, pass_setting, pick_group, told_well
 from orchestrator.domain.spans import in_words
 
@@ -143,9 +142,7 @@ def explain_lines(answer: dict[str, Any]) -> list[RenderableType]:
     for each in answer["refusals"]:
         opens = each["opens_in_seconds"]
         until = f"; opens by itself in {in_words(opens)}" if opens is not None else ""
-        lines.append(
-            Text(f"not done: {each['act']}, by the gate \"{each['gate']}\": {each['reason']}{until}", style="yellow")
-        )
+        lines.append(Text(f'not done: {each["act"]}, by the gate "{each["gate"]}": {each["reason"]}{until}', style="yellow"))
     if not answer["refusals"]:
         lines.append(Text("nothing is being held back"))
     lines += [Text(f"failed: {each}", style="red") for each in answer["failures"]]

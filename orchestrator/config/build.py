@@ -28,11 +28,7 @@ def check_node(config: ClusterConfig, node: NodeName) -> None:
 
 def groups_of(config: ClusterConfig, node: NodeName) -> tuple[GroupName, ...]:
     """Groups that this node is a member or a witness of."""
-    return tuple(
-        name
-        for name, group in config.groups.items()
-        if node in group.members or node in config.witnesses_of(group)
-    )
+    return tuple(name for name, group in config.groups.items() if node in group.members or node in config.witnesses_of(group))
 
 
 def domain_group(config: ClusterConfig, name: GroupName) -> Group:
@@ -142,7 +138,9 @@ def keeper_setup(config: ClusterConfig, node: NodeName) -> KeeperSetup:
         PathSetup(
             host=host,
             port=port,
-            peers=tuple(Endpoint(peer=peer, host=ends[peer][number][0], port=ends[peer][number][1]) for peer in ends if peer != node),
+            peers=tuple(
+                Endpoint(peer=peer, host=ends[peer][number][0], port=ends[peer][number][1]) for peer in ends if peer != node
+            ),
         )
         for number, (host, port) in enumerate(ends[node])
     )

@@ -59,7 +59,9 @@ def _in_words(path: Path, document: Document, details: ErrorDetails) -> list[str
 
 def _is_internal(step: str | int) -> bool:
     """Steps that pydantic adds for alternatives of a type, which the operator never wrote."""
-    return isinstance(step, str) and (step in ("[key]", "none") or "[" in step or step in ("path", "str") or step.startswith("function-"))
+    return isinstance(step, str) and (
+        step in ("[key]", "none") or "[" in step or step in ("path", "str") or step.startswith("function-")
+    )
 
 
 def _pointed(path: Path, document: Document, around: Place, message: str) -> str:

@@ -317,9 +317,11 @@ def _group_problems(config: ClusterConfig) -> list[str]:
                 problems.append(f"{place}.members.{name}: no such node; the nodes are {', '.join(config.nodes)}")
             elif config.nodes[name].witness:
                 problems.append(f"{place}.members.{name}: {name} is a witness, which has no data")
-        for name in config.witnesses_of(group):
-            if name not in config.nodes or not config.nodes[name].witness:
-                problems.append(f"{place}.witnesses: {name} is no node with witness: true")
+        problems += [
+            f"{place}.witnesses: {name} is no node with witness: true"
+            for name in config.witnesses_of(group)
+            if name not in config.nodes or not config.nodes[name].witness
+        ]
         problems += _end_problems(config, place, group)
     return problems
 

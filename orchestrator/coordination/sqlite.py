@@ -1,4 +1,4 @@
-"""The mediator for members that share one machine: a SQLite file. Not for several hosts: a file on a network disk is no mediator."""
+"""The mediator for members that share one machine: a SQLite file. On a network disk it would be none."""
 
 import asyncio
 import os
@@ -124,9 +124,7 @@ class SqliteMediator:
             return call()
 
         try:
-            result = await asyncio.wait_for(
-                asyncio.get_running_loop().run_in_executor(self._thread, run), within + 0.05
-            )
+            result = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, run), within + 0.05)
         except TimeoutError:
             self._words = "no answer in time"
             raise Unreachable(f"{self.path}: no answer within {within:.2f} s") from None
@@ -205,9 +203,7 @@ class SqliteMediator:
         return applied
 
     def _version(self, connection: sqlite3.Connection, name: str) -> int | None:
-        row = connection.execute(
-            "SELECT version FROM kept WHERE cluster = ? AND name = ?", (self._cluster, name)
-        ).fetchone()
+        row = connection.execute("SELECT version FROM kept WHERE cluster = ? AND name = ?", (self._cluster, name)).fetchone()
         return None if row is None else int(row[0])
 
     def _set(self, connection: sqlite3.Connection, name: str, data: bytes, expected: int | None) -> bool:

@@ -13,6 +13,7 @@ must never go out late, so calls are refused while there is no connection, and t
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -323,12 +324,8 @@ class ZooKeeperMediator:
         try:
             await self._call(self._client.ensure_path_async(self._group(group)), within)
             control = encode(Control(version=0))
-            try:
-                await self._call(
-                    self._client.create_async(f"{self._group(group)}/control", control), within
-                )
-            except NodeExistsError:
-                pass
+            with contextlib.suppress(NodeExistsError):
+                await self._call(self._client.create_async(f"{self._group(group)}/control", control), within)
         except KazooException as error:
             raise Unreachable(_in_words(error)) from error
         self._ready.add(group)

@@ -81,9 +81,7 @@ def make_mediator(config: ClusterConfig, node: NodeName, identity: str | None) -
     )
 
 
-def make_service(
-    config: ClusterConfig, group: GroupName, node: NodeName, armed: Callable[[int], bool]
-) -> Service | None:
+def make_service(config: ClusterConfig, group: GroupName, node: NodeName, armed: Callable[[int], bool]) -> Service | None:
     """The local instance's adapter; None on a witness."""
     domain = domain_group(config, group)
     if domain.member(node) is None:

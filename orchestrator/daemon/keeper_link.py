@@ -1,6 +1,7 @@
 """The daemon's end of the keeper: started when there is none, spoken to, watched, and started again."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -154,10 +155,8 @@ class KeeperLink:
         if pid is None:
             return
         self._log(f"the keeper (process {pid}) has not run for {silent_for * 1000:.0f} ms: it is killed and replaced")
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def _keeper_pid(self) -> int | None:
         try:

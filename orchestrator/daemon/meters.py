@@ -34,7 +34,10 @@ class MeterSet:
             registry=registry,
         )
         self.notices = Counter(
-            "tanist_notices", "Decisions, refusals, alarms and events, by their code", ["group", "kind", "code"], registry=registry
+            "tanist_notices",
+            "Decisions, refusals, alarms and events, by their code",
+            ["group", "kind", "code"],
+            registry=registry,
         )
         self.served = Counter("tanist_promotions", "Times that this node began to serve", ["group"], registry=registry)
 

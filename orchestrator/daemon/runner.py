@@ -66,9 +66,7 @@ class GroupRunner:
         self._client_lanes = [Lane(self._ensurer(client)) for client in seams.clients]
         self._changed: list[Callable[[], None]] = []
         self.local = self._local_probe() if seams.service is not None else None
-        self.mediated = MediatedProbe(
-            seams.mediator, state.group.name, report=self._mediator_read, lost=self._mediator_lost
-        )
+        self.mediated = MediatedProbe(seams.mediator, state.group.name, report=self._mediator_read, lost=self._mediator_lost)
 
     def _local_probe(self) -> LocalProbe:
         service, policy = self._seams.service, self.state.policy

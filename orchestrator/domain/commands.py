@@ -97,6 +97,4 @@ class Say:
     """Others wait for these words: beat now."""
 
 
-Command: TypeAlias = (
-    Saw | Prepare | Wrote | Arm | BeginClaim | Found | Opened | Demoted | GiveUp | Froze | KillService | Say
-)
+Command: TypeAlias = Saw | Prepare | Wrote | Arm | BeginClaim | Found | Opened | Demoted | GiveUp | Froze | KillService | Say

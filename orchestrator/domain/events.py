@@ -97,13 +97,5 @@ class PolicyChanged:
 
 
 Event: TypeAlias = (
-    Ticked
-    | Looked
-    | KeeperSeen
-    | MediatorRead
-    | MediatorLost
-    | RecordWritten
-    | EffectDone
-    | EffectFailed
-    | PolicyChanged
+    Ticked | Looked | KeeperSeen | MediatorRead | MediatorLost | RecordWritten | EffectDone | EffectFailed | PolicyChanged
 )

@@ -31,9 +31,7 @@ def absorb(state: State, event: events.Event) -> State:
             return _absorb_read(state, event)
         case events.MediatorLost(reason=reason):
             since = state.mediated.lost_since
-            lost = replace(
-                state.mediated, lost_since=state.now if since is None else since, lost_because=reason
-            )
+            lost = replace(state.mediated, lost_since=state.now if since is None else since, lost_because=reason)
             return replace(state, mediated=lost)
         case events.RecordWritten():
             return _absorb_write(state, event)
@@ -58,9 +56,7 @@ def _absorb_look(state: State, event: events.Looked) -> State:
         return state
     match event.outcome:
         case Answered(view=view):
-            local = replace(
-                local, view=view, viewed_at=event.began_at, silent_since=None, gone_since=None, refused=""
-            )
+            local = replace(local, view=view, viewed_at=event.began_at, silent_since=None, gone_since=None, refused="")
         case Silent():
             since = event.began_at if local.silent_since is None else local.silent_since
             local = replace(local, silent_since=since)

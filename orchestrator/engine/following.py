@@ -127,5 +127,3 @@ def _settle(turn: Turn, record: Record) -> None:
     if state.settled[0] != record.version:
         turn.change(settled=(record.version, state.now))
         turn.emit(LookNow())
-
-

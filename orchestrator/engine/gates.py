@@ -14,7 +14,7 @@ from orchestrator.domain.record import Cause, Record, Request
 from orchestrator.domain.spans import Instant, in_words, waited_until
 from orchestrator.domain.verdicts import Diagnosis, Permission
 from orchestrator.engine import electing
-from orchestrator.engine.diagnosing import effective_diagnosis, usable_release
+from orchestrator.engine.diagnosing import effective_diagnosis, released, usable_release
 from orchestrator.engine.state import Mediation, State
 from strategies.automation import permission
 from strategies.cooldown import cool_at
@@ -88,6 +88,13 @@ def not_paused(state: State, record: Record) -> Red | None:
 
 
 def best_of_all(state: State, record: Record) -> Red | None:
+    """The one whom a switchover was meant for, else whom a person chose, else whoever has the most data."""
+    release = released(state, record)
+    target = release.target if release is not None else None
+    if target == state.me:
+        return None  # `holds everything` asks for the position
+    if target is not None and state.heard(target) is not None:
+        return Red(reason=f"the right was released to {target}")
     if not electing.all_settled(state, record):
         until = electing.settled_by(state)
         if state.now < until:

@@ -35,9 +35,7 @@ def begin_handover(turn: Turn, record: Record, request: Request) -> None:
     target, reason = _target(state, record, request)
     if target is None:
         turn.refuse("switchover", "target", reason)
-        turn.notice(
-            NoticeKind.REFUSAL, "switchover refused", f"request {request.id} of {request.by} refused: {reason}"
-        )
+        turn.notice(NoticeKind.REFUSAL, "switchover refused", f"request {request.id} of {request.by} refused: {reason}")
         return
     turn.allow("switchover")
     turn.change(

@@ -136,9 +136,7 @@ def following(state: State) -> NodeName | None:
     view = state.local.view
     if view is None or view.role is not Role.STANDBY or not view.link_up or view.upstream is None:
         return None
-    return next(
-        (each.name for each in state.group.members if (each.address, each.port) == view.upstream), None
-    )
+    return next((each.name for each in state.group.members if (each.address, each.port) == view.upstream), None)
 
 
 def _remember(turn: Turn) -> None:

@@ -70,10 +70,9 @@ def _was_rejected(turn: Turn, record: Record) -> bool:
 def withdraw(turn: Turn, record: Record) -> None:
     """Our own open proposal is void as soon as what it says is no longer so."""
     proposal = turn.state.control.proposal
-    if proposal is not None and proposal.author == turn.state.me:
-        if _write(turn, replace(turn.state.control, proposal=None)):
-            void = f"proposal {proposal.id} is void: {proposal.subject} is well"
-            turn.notice(NoticeKind.DECISION, "proposal void", void)
+    if proposal is not None and proposal.author == turn.state.me and _write(turn, replace(turn.state.control, proposal=None)):
+        void = f"proposal {proposal.id} is void: {proposal.subject} is well"
+        turn.notice(NoticeKind.DECISION, "proposal void", void)
 
 
 def tidy(turn: Turn, record: Record) -> None:
@@ -94,10 +93,9 @@ def tidy(turn: Turn, record: Record) -> None:
         proposal=proposal if keep_proposal else None,
         request=request if keep_request else None,
     )
-    if tidied != control:
-        if _write(turn, tidied):
-            over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
-            turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
+    if tidied != control and _write(turn, tidied):
+        over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
+        turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
 
 
 def use_up(control: Control) -> Control | None:

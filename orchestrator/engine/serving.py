@@ -141,9 +141,7 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
         if change not in state.announced:
             turn.notice(NoticeKind.DECISION, "succession", change)
     turn.change(announced=changes)
-    renewed = writes.next_record(
-        turn, primary=Pair(state.me, keeper.life), succession=pairs, lease=wanted_lease
-    )
+    renewed = writes.next_record(turn, primary=Pair(state.me, keeper.life), succession=pairs, lease=wanted_lease)
     writes.send(turn, renewed)
 
 
@@ -167,4 +165,3 @@ def _hear_people(turn: Turn, record: Record) -> None:
         turn.allow("switchover")
         return
     begin_handover(turn, record, request)
-

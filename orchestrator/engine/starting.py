@@ -191,15 +191,11 @@ def _why_not_best(state: State, said: list[tuple[str, Statement]]) -> str:
     if len(full) > 1:
         return "the members hold different data: empty those whose data may go"
     contenders = [
-        Contender(
-            name=name, position=words.position, preference=state.group.preference(name), empty=words.empty
-        )
+        Contender(name=name, position=words.position, preference=state.group.preference(name), empty=words.empty)
         for name, words in said
     ]
     contenders.append(
-        Contender(
-            name=state.me, position=view.position, preference=state.group.preference(state.me), empty=view.empty
-        )
+        Contender(name=state.me, position=view.position, preference=state.group.preference(state.me), empty=view.empty)
     )
     choice = choose(tuple(each for each in contenders if _may_lead(state, each.name)), None)
     return "" if choice.name == state.me else f"{choice.name} is the better founder"

@@ -84,9 +84,7 @@ class Turn:
             self.change(refusals=frozen_mapping(rest))
 
     def notice(self, kind: NoticeKind, code: str, text: str, evidence: tuple[str, ...] = ()) -> None:
-        self.effects.append(
-            Notice(kind=kind, code=code, text=text, epoch=self.state.epoch, evidence=evidence)
-        )
+        self.effects.append(Notice(kind=kind, code=code, text=text, epoch=self.state.epoch, evidence=evidence))
 
     def enter(self, phase: Phase, because: str, evidence: tuple[str, ...] = ()) -> None:
         """Go over to another phase, and say why."""

@@ -56,9 +56,7 @@ def claim_record(turn: Turn, life: int, cause: Cause, reason: str) -> Record:
     record = state.record
     assert record is not None
     left = tuple(
-        pair
-        for pair in record.succession
-        if pair.name not in (state.me, record.primary.name) and _still_there(turn, pair)
+        pair for pair in record.succession if pair.name not in (state.me, record.primary.name) and _still_there(turn, pair)
     )
     return next_record(
         turn,

@@ -305,9 +305,7 @@ class Core:
             if section.life in peer.past_lives:
                 return False
             self._begin_life(peer, section.life)
-        if section.number <= peer.number:
-            return False
-        return True
+        return not section.number <= peer.number
 
     def _introduce(self, peer: Peer, section: Section, now: Instant) -> None:
         """The sender does not know our life yet: tell it, and believe nothing until it says it back."""
@@ -504,9 +502,7 @@ class Core:
         if newer:
             memory.lease = memory.wait_lease = record.lease
         if memory.promised_to == ANYBODY:
-            memory.promised_until = max(
-                memory.promised_until, waited_until(memory.began_at, memory.wait_lease)
-            )
+            memory.promised_until = max(memory.promised_until, waited_until(memory.began_at, memory.wait_lease))
         self._end_claim()
         if newer:
             self._confirm_succession(record)
@@ -558,9 +554,7 @@ class Core:
         memory = self.memory
         if memory.release is not None and memory.release.version != version:
             release = memory.release
-            memory.release = Release(
-                epoch=release.epoch, version=version, position=release.position, target=release.target
-            )
+            memory.release = Release(epoch=release.epoch, version=version, position=release.position, target=release.target)
 
     def _prepare(self, pairs: tuple[Pair, ...], lease: Span, now: Instant) -> Answer:
         """Rule 9: counted, then written. Rule 2: of two leases that may be in force a holder uses the smaller.
@@ -727,9 +721,7 @@ class Core:
         for peer in self.peers.values():
             self._send(peer, now, urgent=urgent)
 
-    def _send(
-        self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False
-    ) -> None:
+    def _send(self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False) -> None:
         section = self._section(peer, now)
         section.urgent = urgent
         section.granted = granted

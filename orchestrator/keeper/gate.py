@@ -126,9 +126,7 @@ class Gate:
 
 def _nft(rules: str) -> None:
     try:
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=rules, capture_output=True, text=True, timeout=LAY_WITHIN, check=False
-        )
+        done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True, timeout=LAY_WITHIN, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoGate(f"nft could not be run: {error}") from error
     if done.returncode != 0:

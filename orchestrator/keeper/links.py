@@ -55,8 +55,7 @@ class Links:
     def __init__(self, setup: KeeperSetup) -> None:
         self.codec = Codec(setup.cluster, setup.node, read_keys(setup.keys))
         self.paths = [
-            UdpPath((path.host, path.port), {each.peer: (each.host, each.port) for each in path.peers})
-            for path in setup.paths
+            UdpPath((path.host, path.port), {each.peer: (each.host, each.port) for each in path.peers}) for path in setup.paths
         ]
         self._by_descriptor = {path.fileno(): number for number, path in enumerate(self.paths)}
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -153,4 +152,3 @@ class Links:
             for number, path in enumerate(self.paths)
             if (peer, number) in self.states
         )
-

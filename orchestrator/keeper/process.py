@@ -248,9 +248,7 @@ class KeeperProcess:
     def _seen(self, name: str, keeper: GroupKeeper) -> Seen:
         view = keeper.core.view()
         peers = tuple(replace(peer, paths=self.links.views(peer.name)) for peer in view.peers)
-        words = tuple(
-            Words(peer=peer.name, text=peer.words.decode(errors="replace")) for peer in keeper.core.peers.values()
-        )
+        words = tuple(Words(peer=peer.name, text=peer.words.decode(errors="replace")) for peer in keeper.core.peers.values())
         return Seen(group=name, view=replace(view, gate=keeper.gate_words, peers=peers), words=words)
 
     def _tally(self) -> Tally:

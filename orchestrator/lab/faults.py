@@ -264,4 +264,3 @@ FAULTS: Final[dict[str, type[Fault]]] = {
     "F9-frozen": KeeperFrozen,
     "F10": BothFrozen,
 }
-

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
-from orchestrator.domain.spans import Span, in_words
+from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
 from orchestrator.services.starting import PR_SET_PDEATHSIG
 

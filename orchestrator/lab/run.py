@@ -312,4 +312,3 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "versions": first.versions,
         "each": [each.as_json() for each in outcomes],
     }
-

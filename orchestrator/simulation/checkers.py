@@ -99,4 +99,3 @@ class Checkers:
             self.broken("P7", f"{name} went from {before} to {after}, an edge that the table does not have")
         if before is not after and not any(effect.__class__.__name__ == "Notice" for effect in result.effects):
             self.broken("P7", f"{name} went from {before} to {after} and told nobody why")
-

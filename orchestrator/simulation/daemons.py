@@ -156,9 +156,7 @@ class Daemon:
             reason = answer.reason
             self.later(
                 0.0001,
-                lambda: self.feed(
-                    lambda at, wall: events.EffectFailed(at=at, wall=wall, effect=effect, reason=reason)
-                ),
+                lambda: self.feed(lambda at, wall: events.EffectFailed(at=at, wall=wall, effect=effect, reason=reason)),
             )
 
     # --- effects -----------------------------------------------------------------------------------------------------
@@ -217,11 +215,7 @@ class Daemon:
             if answered:
                 return
             answered.append(True)
-            self.feed(
-                lambda at, wall: events.RecordWritten(
-                    at=at, wall=wall, began_at=began_at, write=write, outcome=outcome
-                )
-            )
+            self.feed(lambda at, wall: events.RecordWritten(at=at, wall=wall, began_at=began_at, write=write, outcome=outcome))
 
         if self.session_lost:
             self.later(0.0, lambda: ended(events.WriteOutcome.NOT_SENT))

@@ -348,34 +348,53 @@ AUTOMATIC: Final = (("automation", "automatic"), ("loss", 0.0), ("duplication", 
 THREE: Final = (*AUTOMATIC, ("members", 3))
 
 DIRECTED: Final = (
-    Directed(name="regained after release", says=regained_after_release.__doc__ or "", run=regained_after_release, settings=THREE),
-    Directed(name="lost page", says=lost_page.__doc__ or "", run=lost_page, settings=(*AUTOMATIC, ("members", 2), ("host_down_after", 0.35))),
+    Directed(
+        name="regained after release", says=regained_after_release.__doc__ or "", run=regained_after_release, settings=THREE
+    ),
+    Directed(
+        name="lost page",
+        says=lost_page.__doc__ or "",
+        run=lost_page,
+        settings=(*AUTOMATIC, ("members", 2), ("host_down_after", 0.35)),
+    ),
     Directed(
         name="rebooted with an old record",
         says=rebooted_with_an_old_record.__doc__ or "",
         run=rebooted_with_an_old_record,
         settings=(*AUTOMATIC, ("members", 2)),
     ),
-    Directed(name="late answers", says=late_answers.__doc__ or "", run=late_answers, settings=(*THREE, ("host_down_after", 0.35))),
-    Directed(name="late replies", says=late_replies.__doc__ or "", run=late_replies, settings=(*THREE, ("host_down_after", 0.35))),
+    Directed(
+        name="late answers", says=late_answers.__doc__ or "", run=late_answers, settings=(*THREE, ("host_down_after", 0.35))
+    ),
+    Directed(
+        name="late replies", says=late_replies.__doc__ or "", run=late_replies, settings=(*THREE, ("host_down_after", 0.35))
+    ),
     Directed(
         name="added without an answer",
         says=added_without_an_answer.__doc__ or "",
         run=added_without_an_answer,
         settings=(*THREE, ("host_down_after", 0.35)),
     ),
-    Directed(name="one standby apart", says=one_standby_apart.__doc__ or "", run=one_standby_apart, settings=(*THREE, ("host_down_after", 0.6))),
-    Directed(name="claim in the post", says=claim_in_the_post.__doc__ or "", run=claim_in_the_post, settings=THREE),
     Directed(
-        name="late switchover", says=late_switchover.__doc__ or "", run=late_switchover, settings=(*THREE, ("lease", 3.0))
+        name="one standby apart",
+        says=one_standby_apart.__doc__ or "",
+        run=one_standby_apart,
+        settings=(*THREE, ("host_down_after", 0.6)),
     ),
+    Directed(name="claim in the post", says=claim_in_the_post.__doc__ or "", run=claim_in_the_post, settings=THREE),
+    Directed(name="late switchover", says=late_switchover.__doc__ or "", run=late_switchover, settings=(*THREE, ("lease", 3.0))),
     Directed(
         name="frozen daemon, dead service",
         says=frozen_daemon_dead_service.__doc__ or "",
         run=frozen_daemon_dead_service,
         settings=(*THREE, ("host_down_after", 1.0)),
     ),
-    Directed(name="stopped clock", says=stopped_clock.__doc__ or "", run=stopped_clock, settings=(*THREE, ("witnesses", 0), ("host_down_after", 0.6))),
+    Directed(
+        name="stopped clock",
+        says=stopped_clock.__doc__ or "",
+        run=stopped_clock,
+        settings=(*THREE, ("witnesses", 0), ("host_down_after", 0.6)),
+    ),
     Directed(
         name="clocks apart",
         says=apart_clocks.__doc__ or "",
@@ -389,5 +408,10 @@ DIRECTED: Final = (
     Directed(name="keeper alone", says=keeper_alone.__doc__ or "", run=keeper_alone, settings=AUTOMATIC),
     Directed(name="standbys fail", says=standbys_fail.__doc__ or "", run=standbys_fail, settings=AUTOMATIC),
     Directed(name="primary dies", says=primary_dies.__doc__ or "", run=primary_dies, settings=AUTOMATIC),
-    Directed(name="short pauses", says=short_pauses.__doc__ or "", run=short_pauses, settings=(*AUTOMATIC, ("gate", True), ("host_down_after", 1.0))),
+    Directed(
+        name="short pauses",
+        says=short_pauses.__doc__ or "",
+        run=short_pauses,
+        settings=(*AUTOMATIC, ("gate", True), ("host_down_after", 1.0)),
+    ),
 )

@@ -206,9 +206,7 @@ def _say(world: World, kind: RequestKind, host: Host) -> None:
     snapshot = world.store.read(world.settings.group.name)
     target = world.random.choice([None, host.name])
     try:
-        control = words.ask(
-            snapshot.control, snapshot.record, world.settings.group, kind, target, "ann", world.wall()
-        )
+        control = words.ask(snapshot.control, snapshot.record, world.settings.group, kind, target, "ann", world.wall())
     except words.Void:
         return
     world.tell("ann", f"asks for a {kind}" + (f" to {target}" if target else ""))
@@ -228,9 +226,7 @@ def answer_proposal(world: World, host: Host) -> None:
             return
         try:
             if world.random.random() < 0.8:
-                control = words.approve(
-                    present.control, present.record, proposal.id, proposal.epoch, "ann", world.wall()
-                )
+                control = words.approve(present.control, present.record, proposal.id, proposal.epoch, "ann", world.wall())
             else:
                 control = words.reject(present.control, proposal.id, "ann", world.wall())
         except words.Void as void:

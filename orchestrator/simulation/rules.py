@@ -53,7 +53,14 @@ class Rule:
 @contextmanager
 def without(rule: Rule) -> Iterator[None]:
     """The rule is off inside."""
-    before = [(each.owner, each.name, each.owner.__dict__[each.name] if isinstance(each.owner, type) else getattr(each.owner, each.name)) for each in rule.off]
+    before = [
+        (
+            each.owner,
+            each.name,
+            each.owner.__dict__[each.name] if isinstance(each.owner, type) else getattr(each.owner, each.name),
+        )
+        for each in rule.off
+    ]
     for each in rule.off:
         setattr(each.owner, each.name, each.stand_in)
     try:

@@ -69,10 +69,10 @@ def run(seed: int, schedule: Callable[[World], None], settings: Settings | None 
 
 def become_whole(world: World, within: float = WHOLE_WITHIN) -> None:
     if not world.run_until(world.is_whole, within):
-        phases = {
-            name: str(host.daemon.state.phase) if host.daemon else "no daemon" for name, host in world.hosts.items()
-        }
-        world.checkers.broken("liveness", f"not whole {within:.0f} s after the last trouble: {phases}, writable {world.writable()}")
+        phases = {name: str(host.daemon.state.phase) if host.daemon else "no daemon" for name, host in world.hosts.items()}
+        world.checkers.broken(
+            "liveness", f"not whole {within:.0f} s after the last trouble: {phases}, writable {world.writable()}"
+        )
 
 
 def random_trouble(world: World) -> None:
@@ -108,13 +108,9 @@ def _answer(world: World) -> None:
         return
     try:
         if proposal is not None:
-            control = words.approve(
-                snapshot.control, record, proposal.id, proposal.epoch, "ann", world.wall()
-            )
+            control = words.approve(snapshot.control, record, proposal.id, proposal.epoch, "ann", world.wall())
         else:
-            control = words.ask(
-                snapshot.control, record, world.settings.group, RequestKind.FAILOVER, None, "ann", world.wall()
-            )
+            control = words.ask(snapshot.control, record, world.settings.group, RequestKind.FAILOVER, None, "ann", world.wall())
     except words.Void:
         return
     world.apply_control(control, snapshot.control.version)

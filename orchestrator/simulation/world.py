@@ -86,9 +86,7 @@ class World:
     def send(self, sender: str, receiver: str, section: Section) -> None:
         if not self.hosts[sender].up:
             return
-        self.network.deliver(
-            sender, receiver, lambda delay: self.after(delay, lambda: self._arrive(sender, receiver, section))
-        )
+        self.network.deliver(sender, receiver, lambda delay: self.after(delay, lambda: self._arrive(sender, receiver, section)))
 
     def _arrive(self, sender: str, receiver: str, section: Section) -> None:
         keeper = self.hosts[receiver].keeper

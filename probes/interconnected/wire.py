@@ -92,9 +92,7 @@ def _pack_release(release: Release) -> bytes:
     history = (release.position.history if release.position else "").encode()
     target = (release.target or "").encode()
     offset = release.position.offset if release.position else -1
-    return (
-        _RELEASE.pack(release.epoch, release.version, offset, len(history), len(target)) + history + target
-    )
+    return _RELEASE.pack(release.epoch, release.version, offset, len(history), len(target)) + history + target
 
 
 def _unpack_release(data: bytes, at: int) -> tuple[Release, int]:
@@ -139,9 +137,7 @@ def pack_section(section: Section) -> bytes:
 def _unpack_section(body: bytes) -> Section:
     if len(body) < _SECTION.size:
         raise BadBeat("truncated", f"a section of {len(body)} bytes, expected at least {_SECTION.size}")
-    group, life, number, echo_life, echo_number, epoch, version, incarnation, lease_us, flags = (
-        _SECTION.unpack_from(body)
-    )
+    group, life, number, echo_life, echo_number, epoch, version, incarnation, lease_us, flags = _SECTION.unpack_from(body)
     at = _SECTION.size
     release = None
     if flags & _RELEASE_FOLLOWS:

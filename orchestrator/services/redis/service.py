@@ -142,17 +142,13 @@ class RedisService:
         pipeline.info("replication")
         pipeline.info("keyspace")
         replication, keyspace = await pipeline.execute()
-        return service_view(
-            {**replication, **keyspace}, pid=pid, process_started=began, held=self._held, software=software
-        )
+        return service_view({**replication, **keyspace}, pid=pid, process_started=began, held=self._held, software=software)
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
     async def ensure(self, wanted: EnsureService) -> ServiceView:
         if wanted.epoch < self._obeyed_epoch:
-            raise RefusedByPeer(
-                f"epoch {wanted.epoch} is older than epoch {self._obeyed_epoch}, which was obeyed already"
-            )
+            raise RefusedByPeer(f"epoch {wanted.epoch} is older than epoch {self._obeyed_epoch}, which was obeyed already")
         self._obeyed_epoch = wanted.epoch
         within = ACT_WITHIN if wanted.role is not WantedRole.STANDBY else ACT_WITHIN + START_WITHIN
         try:
@@ -181,8 +177,10 @@ class RedisService:
         """Rule 13: guard and gate stand first; the page is asked here once more, next to the act itself."""
         if not self._armed(epoch):
             raise RefusedByPeer(f"the keeper is not armed for epoch {epoch}: nothing would end this right")
-        await self._command("CONFIG", "SET", "min-replicas-to-write", "0")
-        await self._command("REPLICAOF", "NO", "ONE")
+        pipeline = self._actor.pipeline(transaction=False)
+        pipeline.config_set("min-replicas-to-write", 0)
+        pipeline.execute_command("REPLICAOF", "NO", "ONE")
+        await pipeline.execute()
         await self._unhold()
         return await self._read_back(lambda view: view.role is Role.PRIMARY, "it does not say that it is primary")
 
