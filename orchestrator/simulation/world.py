@@ -15,6 +15,8 @@ from probes.interconnected.wire import Section
 
 REPLICATE_EVERY = 0.05
 EPOCH_WALL = 1_700_000_000.0
+MOST_EVENTS = 300_000
+"""An ordinary schedule takes 5,000 to 40,000."""
 
 
 class World:
@@ -41,6 +43,7 @@ class World:
         self.checkers = Checkers(self)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
+        self._events = 0
         self._changed_at = 0.0
         self._previous = self.store.read(settings.group.name)
         names = (*settings.group.member_names, *settings.group.witnesses)
@@ -65,6 +68,9 @@ class World:
             self.now, _, act = heapq.heappop(self._queue)
             act()
             self.checkers.check()
+            self._events += 1
+            if self._events > MOST_EVENTS:
+                self.checkers.broken("liveness", f"more than {MOST_EVENTS} events: somebody goes round in a circle")
             if reached():
                 return True
         self.now = end
