@@ -337,6 +337,11 @@ def _end_problems(config: ClusterConfig, place: str, group: GroupSection) -> lis
         if end in taken:
             problems.append(f"{place}.members.{name}: {end[0]}:{end[1]} is {taken[end]}'s already")
         taken[end] = name
+        if ":" in end[0] and group.member(name).redis.over(group.redis).socket is None:
+            problems.append(
+                f"{place}.members.{name}: its address {end[0]} is IPv6: set redis.socket, by which the daemon reaches it "
+                "past a closed gate"
+            )
     return problems
 
 

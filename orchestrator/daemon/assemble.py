@@ -30,6 +30,7 @@ from orchestrator.daemon.supervision import CannotStart, HostLock, check_identit
 from orchestrator.domain.observations import Hold
 from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.engine.state import State
+from orchestrator.keeper.gate import why_impossible
 from orchestrator.ports import Mediator, RefusedByPeer, Service
 from orchestrator.services.redis.service import RedisService
 
@@ -42,6 +43,8 @@ def assemble(config_path: Path, node: NodeName) -> Node:
         check_key(key)
     run, state = run_directory(config, node), state_directory(config, node)
     make_directories(run, state)
+    for name in groups_of(config, node):
+        check_gate(config, name, node)
     identity = check_identity(state, config.cluster, node)
     made = Node(node, config.cluster, keeper_setup(config, node), HostLock(run))
     made.mediator = make_mediator(config, node, identity)
@@ -50,6 +53,13 @@ def assemble(config_path: Path, node: NodeName) -> Node:
         made.groups[name] = _runner(made, config, name, meters)
     made.reload = lambda: _reload(made, config_path)
     return made
+
+
+def check_gate(config: ClusterConfig, group: GroupName, node: NodeName) -> None:
+    """`gate: required` means what it says."""
+    section = config.groups[group]
+    if section.gate == "required" and node in section.members and (reason := why_impossible()):
+        raise CannotStart(f"groups.{group}.gate is required, but there can be none here: {reason}")
 
 
 def make_mediator(config: ClusterConfig, node: NodeName, identity: str | None) -> Mediator:
