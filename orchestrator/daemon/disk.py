@@ -1,37 +1,63 @@
 """The daemon's writing to disk, on a thread of its own: a disk that stalls must not hold up a decision."""
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from orchestrator.domain.spans import Span
+
+Act = Callable[[], None]
+
 BACKLOG: Final = 20_000
-"""Writes that may wait. More than that, and the least important (journal lines) are dropped and counted."""
+"""Journal lines that may wait. When there are more, the disk is far behind, and the newest are dropped and counted."""
+
+LEISURE: Span = 0.25
+"""Journal lines are written together, this often: putting them into words must not compete with a failover."""
 
 
 class DiskThread:
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
-        self._waiting: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._urgent: deque[Act] = deque()
+        self._leisurely: deque[Act] = deque()
+        self._woken = threading.Event()
+        self._ending = False
         self._thread = threading.Thread(target=self._run, name="disk", daemon=True)
         self.dropped = 0
         self._thread.start()
 
-    def put(self, act: Callable[[], None], *, dispensable: bool = False) -> None:
-        """In order, soon. `dispensable` acts are dropped while the disk is far behind."""
-        if dispensable and self._waiting.qsize() > BACKLOG:
+    def put(self, act: Act) -> None:
+        """In order, now."""
+        self._urgent.append(act)
+        self._woken.set()
+
+    def put_at_leisure(self, act: Act) -> None:
+        """In order among its like, within a moment, unless the disk is far behind."""
+        if len(self._leisurely) > BACKLOG:
             self.dropped += 1
             return
-        self._waiting.put(act)
+        self._leisurely.append(act)
 
-    def stop(self, within: float = 2.0) -> None:
+    def stop(self, within: Span = 2.0) -> None:
         """Write what waits, unless the disk does not let us."""
-        self._waiting.put(None)
+        self._ending = True
+        self._woken.set()
         self._thread.join(within)
 
     def _run(self) -> None:
-        while (act := self._waiting.get()) is not None:
+        while not self._ending:
+            woken = self._woken.wait(LEISURE)
+            self._woken.clear()
+            self._drain(self._urgent)
+            if not woken:
+                self._drain(self._leisurely)
+        self._drain(self._urgent)
+        self._drain(self._leisurely)
+
+    def _drain(self, waiting: deque[Act]) -> None:
+        while waiting:
             try:
-                act()
+                waiting.popleft()()
             except OSError as error:
                 self._log(f"the disk refuses: {error}")

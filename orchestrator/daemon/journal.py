@@ -84,7 +84,7 @@ class _Rotating:
         self._size = os.fstat(descriptor).st_size
         if self._size and os.pread(descriptor, 1, self._size - 1) != b"\n":
             os.write(descriptor, b"\n")  # a crash cut the last line short: begin a new one
-        self._file = os.fdopen(descriptor, "ab")
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
 
     def write(self, entry: dict[str, Any]) -> None:
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"

@@ -125,12 +125,12 @@ class GroupRunner:
 
     def feed(self, event: events.Event) -> None:
         journal, disk = self._seams.journal, self._seams.disk
-        disk.put(lambda: journal.event(event), dispensable=True)
+        disk.put_at_leisure(lambda: journal.event(event))
         before = self.state
         try:
             result = step(self.state, event)
         except Exception as error:
-            disk.put(journal.flush)
+            disk.put_at_leisure(journal.flush)
             self._fail(error)
             return
         self.state = result.state
@@ -144,7 +144,7 @@ class GroupRunner:
 
     def _note(self, effect: effects.Effect) -> None:
         journal, at = self._seams.journal, self.state.now
-        self._seams.disk.put(lambda: journal.effect(effect, at), dispensable=True)
+        self._seams.disk.put_at_leisure(lambda: journal.effect(effect, at))
 
     def _wake(self, at: Instant) -> None:
         if self._timer is not None:

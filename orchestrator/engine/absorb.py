@@ -168,7 +168,8 @@ def _absorb_write(state: State, event: events.RecordWritten) -> State:
     if outcome is events.WriteOutcome.NOT_SENT:
         return replace(state, pending=others)
     if outcome is not events.WriteOutcome.APPLIED:
-        known = replace(pending, in_flight=False, began_at=event.began_at)
+        refused = outcome is events.WriteOutcome.CONFLICT
+        known = replace(pending, in_flight=False, began_at=event.began_at, refused=refused)
         return replace(state, pending=(*others, known))
     known = replace(pending, began_at=event.began_at)
     epoch_before = state.epoch

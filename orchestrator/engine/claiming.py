@@ -39,7 +39,7 @@ def claiming(turn: Turn) -> None:
 def _send_claim(turn: Turn, record: Record, life: int) -> None:
     """The gates are asked once more: a pause or a revived primary since the keeper stopped promising still counts."""
     state = turn.state
-    due = state.last_write_at + record.lease if state.pending else state.now
+    due = _claim_again_at(state, record)
     turn.wake(due)
     red = gates.red_gates(state, record)
     if red:
@@ -52,6 +52,14 @@ def _send_claim(turn: Turn, record: Record, life: int) -> None:
     cause, reason = _why(state, record)
     claim = writes.claim_record(turn, life, cause, reason)
     writes.send(turn, claim, claim=True, control=people.use_up(state.control))
+
+
+def _claim_again_at(state: State, record: Record) -> float:
+    """An undecided claim waits a lease; one that was refused because people's words had changed goes out with the new ones."""
+    if not state.pending:
+        return state.now
+    outdated = all(each.refused and each.write.control_expected != state.control.version for each in state.pending)
+    return state.now if outdated else state.last_write_at + record.lease
 
 
 def _why(state: State, record: Record) -> tuple[Cause, str]:
@@ -82,6 +90,8 @@ def promoting(turn: Turn) -> None:
         return
     _keep_right(turn)
     if keeper.right_epoch != record.epoch:
+        if state.phase_since == state.now and keeper.life == record.primary.life:
+            turn.want(TellKeeper(commands.Arm(record.epoch)), again_every=ARM_AGAIN)  # right behind the news of the write
         return
     if keeper.hold is Hold.NONE:
         turn.want(TellKeeper(commands.Arm(record.epoch)), again_every=ARM_AGAIN)

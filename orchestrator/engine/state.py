@@ -98,6 +98,8 @@ class PendingWrite:
     began_at: Instant
     asked_at: Instant
     in_flight: bool = True
+    refused: bool = False
+    """The mediator has answered that it was not applied."""
 
 
 class HandoverStage(StrEnum):
