@@ -61,18 +61,18 @@ class ClientFileActuator:
             )
         self._obeyed_epoch = wanted.epoch
         text = self.render(wanted.primary, wanted.epoch)
+        if self.file.check is None and self.file.reload is None:
+            return await asyncio.to_thread(self._write_if_different, text)
         before = await asyncio.to_thread(self._read)
         if before == text and not self._unconfirmed:
             return False
         await self._check(text)
-        await asyncio.to_thread(self._replace, text)
+        await asyncio.to_thread(self._write_if_different, text)
         try:
             await self._reload()
         except NotConfirmed:
             await self._roll_back(before)
             raise
-        if await asyncio.to_thread(self._read) != text:
-            raise NotConfirmed(f"{self.file.path} was written, but reads differently: somebody else writes it too")
         self._unconfirmed = False
         return True
 
@@ -106,6 +106,15 @@ class ClientFileActuator:
             return self.file.path.read_text()
         except FileNotFoundError:
             return None
+
+    def _write_if_different(self, text: str) -> bool:
+        """Replaced and read back; False when it said so already."""
+        if self._read() == text:
+            return False
+        self._replace(text)
+        if self._read() != text:
+            raise NotConfirmed(f"{self.file.path} was written, but reads differently: somebody else writes it too")
+        return True
 
     def _beside(self) -> Path:
         return self.file.path.with_name(f".{self.file.path.name}.tanist")

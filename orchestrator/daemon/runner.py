@@ -135,7 +135,7 @@ class GroupRunner:
             return
         self.state = result.state
         self.meters.saw_step(before, result.state)
-        for effect in result.effects:
+        for effect in sorted(result.effects, key=_is_for_people):
             self._note(effect)
             self._carry_out(effect)
         self._wake(result.wake_at)
@@ -341,6 +341,11 @@ class GroupRunner:
 
     def on_change(self, changed: Callable[[], None]) -> None:
         self._changed.append(changed)
+
+
+def _is_for_people(effect: effects.Effect) -> bool:
+    """Sentences come after acts: nobody's writes wait for a log line."""
+    return isinstance(effect, effects.Notice | effects.Remember)
 
 
 def _in_short(effect: effects.Effect) -> str:
