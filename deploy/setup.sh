@@ -66,12 +66,13 @@ environment() {
     else
         pip=("$(find_python)" -m pip --python .venv/bin/python)
     fi
-    local wanted stamp
+    local wanted stamp target="."
+    [ -z "$extras" ] || target=".[$extras]"
     wanted="$(sha256sum pyproject.toml | cut -d' ' -f1) $extras"
     stamp=.venv/tanist-installed
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         say "installing Tanist and what it needs into .venv"
-        "${pip[@]}" install --quiet --disable-pip-version-check --editable ".[$extras]" ||
+        "${pip[@]}" install --quiet --disable-pip-version-check --editable "$target" ||
             fail "pip could not install Tanist's dependencies: is there a way to PyPI?"
         printf '%s' "$wanted" >"$stamp"
     fi
