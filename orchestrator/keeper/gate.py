@@ -121,7 +121,12 @@ class Gate:
         if self._element is not None:
             self._element.close()
             self._element = None
-            _nft(f"delete table inet {self.table}\n")
+        remove_table(self.table)
+
+
+def remove_table(table: str) -> None:
+    """Whether it is there or not. Raises NoGate when that is refused."""
+    _nft(f"add table inet {table}\ndelete table inet {table}\n")
 
 
 def _nft(rules: str) -> None:

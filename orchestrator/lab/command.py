@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import ParamSpec, TypeVar
@@ -115,6 +116,33 @@ def _made(settings: LabSettings) -> LabGroup:
         return LabGroup(settings)
     except LabError as error:
         raise click.ClickException(str(error)) from error
+
+
+@lab.command("burn")
+@options
+@click.option("--for", "lasts", type=SpanType(), default="10m", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def burn(service: str, members: int, lease: Span, redis_server: str | None, lasts: Span, as_json: bool) -> None:
+    """Burn every core with busy loops, twice as many as cores, and tell what Tanist did although nothing was wrong."""
+    console = Console(stderr=as_json, highlight=False)
+    _end_on_signals()
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+        try:
+            group.start()
+            group.wait_whole(WHOLE_WITHIN)
+            found = Bench(group, Teller(console)).burn(lasts)
+        except LabError as error:
+            raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(asdict(found)))
+        return
+    console.print(
+        f"{found.lasted_s:.0f} s with {found.busy_loops} busy loops on {found.cores} cores at lease {found.lease_ms} ms: "
+        f"{found.failovers} failovers without cause, {found.freezes} freezes, longest gap between two writes "
+        f"{found.longest_gap_ms:.0f} ms, {found.lost_writes} of {found.acknowledged_writes} writes lost, two primaries "
+        f"{found.two_primaries_ms:.0f} ms",
+        soft_wrap=True,
+    )
 
 
 @lab.command("up")

@@ -1,9 +1,12 @@
 """One fault in a running group: before, the fault, after, and the figures."""
 
 import json
+import os
 import platform
 import sqlite3
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,11 +16,11 @@ import redis
 
 from orchestrator import __version__
 from orchestrator.daemon.clock import now
-from orchestrator.domain.spans import Instant, Span
+from orchestrator.domain.spans import Instant, Span, in_words
 from orchestrator.lab.clients import RecordingClient, Watchers
 from orchestrator.lab.faults import FAULTS, Fault, MediatorLost
 from orchestrator.lab.group import GROUP, PORT, WITNESS, LabError, LabGroup
-from orchestrator.lab.measure import Write, outage, two_primaries
+from orchestrator.lab.measure import Write, longest_gap, outage, two_primaries
 
 CALM: Span = 1.0
 """How long the group is watched, whole and untroubled, before the fault."""
@@ -65,6 +68,26 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Burned:
+    """What a machine whose every core burns did to a group in which nothing was wrong."""
+
+    service: str
+    lease_ms: int
+    members: int
+    lasted_s: float
+    busy_loops: int
+    cores: int
+    failovers: int
+    freezes: int
+    longest_gap_ms: float
+    """Between two acknowledged writes, load of the machine included."""
+    acknowledged_writes: int
+    lost_writes: int
+    two_primaries_ms: float
+    versions: dict[str, str]
 
 
 Told = Callable[[Line], None]
@@ -239,6 +262,55 @@ class Bench:
         while now() < ends:
             story.catch_up()
             time.sleep(0.05)
+
+    # --- a burning machine -------------------------------------------------------------------------------------------
+
+    def burn(self, lasts: Span) -> Burned:
+        """Busy loops at ordinary priority, twice as many as cores; nothing else is wrong, so nothing should happen."""
+        primary = self.group.wait_whole(WHOLE_WITHIN)
+        before, freezes = self._epoch(), self._freezes()
+        self._start_clients()
+        client = self.client
+        assert client is not None
+        self._wait_calm(client)
+        story = Story(self.group, self._tell)
+        loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+        began = now()
+        try:
+            story.begin()
+            story.say(f"{len(loops)} busy loops for {in_words(lasts)} ({primary} is primary)")
+            self._keep_on(story, client, lasts)
+        finally:
+            for loop in loops:
+                loop.kill()
+                loop.wait()
+        ended = now()
+        accepted = self._stop_clients()
+        primary_after = self._wait_whole(story)
+        return Burned(
+            service="redis",
+            lease_ms=round(self.group.settings.lease * 1000),
+            members=self.group.settings.members,
+            lasted_s=round(ended - began, 1),
+            busy_loops=len(loops),
+            cores=os.cpu_count() or 1,
+            failovers=self._epoch() - before,
+            freezes=self._freezes() - freezes,
+            longest_gap_ms=round(longest_gap(client.acked, began, ended).lasts * 1000, 1),
+            acknowledged_writes=len(client.acked),
+            lost_writes=self._lost(client, primary_after),
+            two_primaries_ms=round(two_primaries(accepted) * 1000, 1),
+            versions=self._versions(primary_after),
+        )
+
+    def _freezes(self) -> int:
+        """Of all keepers since their start."""
+        total = 0.0
+        for host in self.group.members:
+            for line in host.api.text("/metrics").splitlines():
+                if line.startswith("tanist_freezes_total{"):
+                    total += float(line.rpartition(" ")[2])
+        return round(total)
 
     # --- clients -----------------------------------------------------------------------------------------------------
 
