@@ -145,7 +145,7 @@ async def _check_mediator(config: ClusterConfig, node: str) -> list[Finding]:
 
 
 async def _check_service(config: ClusterConfig, name: str, node: str) -> list[Finding]:
-    service = make_service(config, name, node, armed=lambda epoch: False)
+    service = make_service(config, name, node, armed=lambda epoch, pid, process_started: False)
     assert service is not None
     try:
         outcome = await service.look(ASK_WITHIN)

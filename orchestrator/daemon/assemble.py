@@ -34,6 +34,9 @@ from orchestrator.keeper.gate import why_impossible
 from orchestrator.ports import Mediator, RefusedByPeer, Service
 from orchestrator.services.redis.service import RedisService
 
+ArmedFor = Callable[[int, int, int], bool]
+"""Epoch, process number and process start: do guard and gate stand for them?"""
+
 
 def assemble(config_path: Path, node: NodeName) -> Node:
     """Raises BadConfig, UnknownNode, CannotStart."""
@@ -91,7 +94,9 @@ def make_mediator(config: ClusterConfig, node: NodeName, identity: str | None) -
     )
 
 
-def make_service(config: ClusterConfig, group: GroupName, node: NodeName, armed: Callable[[int], bool]) -> Service | None:
+def make_service(
+    config: ClusterConfig, group: GroupName, node: NodeName, armed: Callable[[int, int, int], bool]
+) -> Service | None:
     """The local instance's adapter; None on a witness."""
     domain = domain_group(config, group)
     if domain.member(node) is None:
@@ -100,16 +105,18 @@ def make_service(config: ClusterConfig, group: GroupName, node: NodeName, armed:
 
 
 class Armed:
-    """Rule 13, asked next to the act itself: does the keeper's page say that guard and gate stand for this epoch?"""
+    """Rule 13, asked next to the act itself: do guard and gate stand for this epoch, and for this very process?"""
 
     def __init__(self, node: Node, group: GroupName) -> None:
         self._node = node
         self._group = group
 
-    def __call__(self, epoch: int) -> bool:
+    def __call__(self, epoch: int, pid: int, process_started: int) -> bool:
         page = self._node.guard.page(self._group)
         memory = page.read() if page is not None else None
-        return memory is not None and memory.hold is not Hold.NONE and memory.writable_epoch == epoch
+        if memory is None or memory.hold is Hold.NONE or memory.writable_epoch != epoch:
+            return False
+        return (memory.pid, memory.process_started) == (pid, process_started)
 
 
 def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet) -> GroupRunner:

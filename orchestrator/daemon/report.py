@@ -50,6 +50,7 @@ def group_report(runner: GroupRunner) -> dict[str, Any]:
         "succession": [pair.name for pair in record.succession] if record is not None else [],
         "lease_seconds": record.lease if record is not None else state.policy.lease,
         "right": _right(runner, moment),
+        "watched_pid": keeper.pid if keeper is not None else 0,
         "gate": keeper.gate if keeper is not None else "no keeper",
         "automation": state.policy.automation,
         "paused": to_plain(state.control.paused) if state.control.paused is not None else None,

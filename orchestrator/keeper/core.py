@@ -537,6 +537,8 @@ class Core:
         memory = self.memory
         if memory.hold is not Hold.NONE:
             return None
+        if not memory.pid:
+            return Declined("arm", "the service's process is not known: nothing could be frozen")
         if memory.right_epoch != epoch or now >= self._right(now) - 2 * self.budget:
             return Declined("arm", f"no right in epoch {epoch} that lasts long enough to promote in")
         memory.hold = Hold.PROMOTING

@@ -66,6 +66,8 @@ class GroupKeeper:
         self.gate: Gate | None = None
         self._gate_refused = ""
         self._pidfd = -1
+        self.watch_number = 0
+        """Grows with every process that is watched: a descriptor's number alone may come again for another one."""
         self._tree: Tree | None = None
         self._freezing = False
         self._dying = False
@@ -109,10 +111,10 @@ class GroupKeeper:
     # --- what comes in -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._watch(self.core.memory.pid, self.core.memory.process_started)
-        moment = now()
-        gone = self.core.memory.pid and self._pidfd < 0
-        self._do(self.core.main_exited(moment) if gone else [])
+        memory = self.core.memory
+        if memory.pid and not self._watch(memory.pid, memory.process_started):
+            self._tree = Tree(memory.pid, memory.process_started)
+            self._do(self.core.main_exited(now()))
         self._do(self.core.start(now()))
 
     def tick(self) -> None:
@@ -127,8 +129,8 @@ class GroupKeeper:
         self._do(self.core.heard(now(), sender, section))
 
     def obey(self, command: commands.Command) -> core.Answer:
-        if isinstance(command, commands.Found):
-            self._watch(command.pid, command.process_started)
+        if isinstance(command, commands.Found) and not self._watch(command.pid, command.process_started):
+            return core.Declined("found", f"process {command.pid} has ended already, or is another one by now")
         answer, acts = self.core.obey(now(), command)
         self._do(acts)
         return answer
@@ -231,20 +233,26 @@ class GroupKeeper:
 
     # --- the service's processes -------------------------------------------------------------------------------------
 
-    def _watch(self, pid: int, process_started: int) -> None:
-        if self._tree is not None and (self._tree.pid, self._tree.process_started) == (pid, process_started):
-            return
-        self._unwatch()
+    def _watch(self, pid: int, process_started: int) -> bool:
+        """False when that very process does not run: then it is not watched, and must not be relied upon."""
+        watched = (self._tree.pid, self._tree.process_started) if self._tree is not None else None
+        if self._pidfd >= 0 and watched == (pid, process_started):
+            return True
         if not pid:
-            return
-        self._tree = Tree(pid, process_started)
+            return False
+        tree = Tree(pid, process_started)
         try:
-            self._pidfd = os.pidfd_open(pid)
+            descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
-            return
-        self._tree.notice()
-        if self._tree.is_empty():  # the number was given to another process meanwhile
-            self._unwatch()
+            return False
+        tree.notice()
+        if tree.is_empty():  # the number was given to another process meanwhile
+            os.close(descriptor)
+            return False
+        self._unwatch()
+        self._tree, self._pidfd = tree, descriptor
+        self.watch_number += 1
+        return True
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:

@@ -68,7 +68,7 @@ class KeeperProcess:
         self._listener = _listen(self.setup.socket_path)
         self._daemon: socket.socket | None = None
         self._poll = select.epoll()
-        self._pidfds: dict[int, GroupKeeper] = {}
+        self._pidfds: dict[int, tuple[GroupKeeper, int]] = {}
         self._tally_at = NEVER
         self._ending = False
 
@@ -137,20 +137,19 @@ class KeeperProcess:
         elif self._daemon is not None and descriptor == self._daemon.fileno():
             self._hear_daemon()
         elif descriptor in self._pidfds:
-            keeper = self._pidfds.pop(descriptor)
+            keeper, _ = self._pidfds.pop(descriptor)
             self._poll.unregister(descriptor)
             keeper.main_exited()
         else:
             self._hear_peers(descriptor)
 
     def _sync_pidfds(self) -> None:
-        wanted = {keeper.pidfd: keeper for keeper in self.groups.values() if keeper.pidfd >= 0}
-        for descriptor in [each for each in self._pidfds if each not in wanted]:
-            del self._pidfds[descriptor]  # closed meanwhile: the kernel has forgotten it already
-        for descriptor, keeper in wanted.items():
-            if descriptor not in self._pidfds:
+        """The kernel forgets a descriptor when it is closed, and its number may name another process at once."""
+        wanted = {keeper.pidfd: (keeper, keeper.watch_number) for keeper in self.groups.values() if keeper.pidfd >= 0}
+        for descriptor, watched in wanted.items():
+            if self._pidfds.get(descriptor) != watched:
                 self._poll.register(descriptor, select.EPOLLIN)
-            self._pidfds[descriptor] = keeper
+        self._pidfds = wanted
 
     # --- peers -------------------------------------------------------------------------------------------------------
 

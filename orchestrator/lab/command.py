@@ -42,6 +42,7 @@ class SpanType(click.ParamType[Span]):
 
 def options(command: Callable[P, R]) -> Callable[P, R]:
     for option in (
+        click.option("--mediator", help="A ZooKeeper that runs already, zookeeper://host:2181/root; by default SQLite."),
         click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
         click.option("--lease", type=SpanType(), default="1s", show_default=True),
         click.option("--members", type=click.IntRange(2, 7), default=3, show_default=True),
@@ -67,6 +68,7 @@ def run(
     members: int,
     lease: Span,
     redis_server: str | None,
+    mediator: str | None,
     fault: str,
     runs: int,
     mediator_lost_for: Span,
@@ -79,12 +81,12 @@ def run(
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
         try:
             group.start()
             console.print(
-                f"a group of {members} Redis members, lease {in_words(lease)}, mediator SQLite, one client that writes "
-                "every 5 ms and watchers that try to write everywhere",
+                f"a group of {members} Redis members, lease {in_words(lease)}, mediator {mediator or 'SQLite'}; one client "
+                "writes every 5 ms, watchers try to write everywhere",
                 soft_wrap=True,
             )
             group.wait_whole(WHOLE_WITHIN)
@@ -122,11 +124,13 @@ def _made(settings: LabSettings) -> LabGroup:
 @options
 @click.option("--for", "lasts", type=SpanType(), default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
-def burn(service: str, members: int, lease: Span, redis_server: str | None, lasts: Span, as_json: bool) -> None:
+def burn(
+    service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, lasts: Span, as_json: bool
+) -> None:
     """Burn every core with busy loops, twice as many as cores, and tell what Tanist did although nothing was wrong."""
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
         try:
             group.start()
             group.wait_whole(WHOLE_WITHIN)
@@ -147,11 +151,11 @@ def burn(service: str, members: int, lease: Span, redis_server: str | None, last
 
 @lab.command("up")
 @options
-def up(service: str, members: int, lease: Span, redis_server: str | None) -> None:
+def up(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None) -> None:
     """Keep a group running to play with, until interrupted."""
     console = Console(highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server))) as group:
+    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
         try:
             group.start()
             primary = group.wait_whole(WHOLE_WITHIN)

@@ -94,6 +94,8 @@ class Isolated(Fault):
         self._table = f"tanist_cut_{group.cluster.replace('-', '_')}"
 
     def why_not(self) -> str:
+        if self.group.settings.mediator:
+            return "the laboratory cuts hosts off from a mediator of its own only"
         reason = why_impossible()
         return f"cutting a host off takes kernel rules: {reason}" if reason else ""
 
@@ -161,6 +163,9 @@ class MediatorLost(Fault):
         super().__init__(group, primary)
         self.lasts = lasts
         self._lock: sqlite3.Connection | None = None
+
+    def why_not(self) -> str:
+        return "the laboratory breaks only a mediator of its own" if self.group.settings.mediator else ""
 
     def inject(self) -> None:
         """Nobody can write because of the lock, and nobody reaches the file because its way there is cut."""

@@ -97,7 +97,8 @@ class LabSettings:
     members: int = 3
     lease: Span = 1.0
     redis_server: str = "redis-server"
-    redis_args: tuple[str, ...] = ()
+    mediator: str | None = None
+    """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
     policy: dict[str, Any] = field(default_factory=dict)
     """Over the lab's own policy, in the words of the configuration file."""
 
@@ -190,7 +191,7 @@ class LabGroup:
         }
         return {
             "cluster": self.cluster,
-            "mediator": f"sqlite://{self.directory}/mediator-of-node/mediator",
+            "mediator": self.settings.mediator or f"sqlite://{self.directory}/mediator-of-node/mediator",
             "key_file": str(self.directory / "key"),
             "directories": {"run": str(self.run), "state": str(self.directory / "state")},
             "nodes": nodes,
@@ -228,6 +229,14 @@ class LabGroup:
                 preexec_fn=_die_with_lab,
             )
         host.daemon = Process(popen)
+
+    def epoch(self) -> int:
+        """The highest epoch that any member knows."""
+        reports = [self.report(host) for host in self.members]
+        known = [int(report["epoch"]) for report in reports if report is not None]
+        if not known:
+            raise LabError("no daemon answers")
+        return max(known)
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -275,6 +284,9 @@ class LabGroup:
                 return f"{name} does not know that {primary} serves epoch {epoch}"
         if set(reports[primary]["succession"]) != others or set(reports[primary]["right"].get("counted", ())) != others:
             return f"the succession is {reports[primary]['succession']}"
+        for host in self.members:
+            if reports[host.name]["watched_pid"] != host.service_pid():
+                return f"the keeper of {host.name} does not watch its Redis (process {host.service_pid()})"
         if not reports[primary]["right"]["held"]:
             return f"{primary} does not hold its right"
         if self.client_file.exists() and self.client_file.read_text().split()[0] != self.hosts[primary].address:

@@ -164,7 +164,7 @@ class Bench:
         fault = self._make(name, primary, mediator_lost_for)
         if reason := fault.why_not():
             raise LabError(f"{name} cannot be tried here: {reason}")
-        before = self._epoch()
+        before = self.group.epoch()
         self._start_clients()
         try:
             return self._play(name, fault, primary, before)
@@ -198,7 +198,7 @@ class Bench:
         accepted = self._stop_clients()
         story.catch_up()
         lasted, gap = outage(client.acked, calm_from, struck_at, ended_at, WRITE_EVERY)
-        epoch_after = self._epoch()
+        epoch_after = self.group.epoch()
         return Outcome(
             service="redis",
             fault=name,
@@ -268,7 +268,7 @@ class Bench:
     def burn(self, lasts: Span) -> Burned:
         """Busy loops at ordinary priority, twice as many as cores; nothing else is wrong, so nothing should happen."""
         primary = self.group.wait_whole(WHOLE_WITHIN)
-        before, freezes = self._epoch(), self._freezes()
+        before, freezes = self.group.epoch(), self._freezes()
         self._start_clients()
         client = self.client
         assert client is not None
@@ -294,7 +294,7 @@ class Bench:
             lasted_s=round(ended - began, 1),
             busy_loops=len(loops),
             cores=os.cpu_count() or 1,
-            failovers=self._epoch() - before,
+            failovers=self.group.epoch() - before,
             freezes=self._freezes() - freezes,
             longest_gap_ms=round(longest_gap(client.acked, began, ended).lasts * 1000, 1),
             acknowledged_writes=len(client.acked),
@@ -344,18 +344,13 @@ class Bench:
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
-    def _epoch(self) -> int:
-        with sqlite3.connect(self.group.mediator, timeout=5.0) as connection:
-            row = connection.execute("SELECT data FROM kept WHERE name = ?", (f"{GROUP}/record",)).fetchone()
-        return int(json.loads(row[0])["epoch"])
-
     def _versions(self, primary: str) -> dict[str, str]:
         with redis.Redis(self.group.hosts[primary].address, PORT, decode_responses=True) as server:
             found = server.info("server")
         return {
             "tanist": __version__,
             "redis": str(found["redis_version"]),
-            "mediator": f"sqlite {sqlite3.sqlite_version}",
+            "mediator": self.group.settings.mediator or f"sqlite {sqlite3.sqlite_version}",
             "python": platform.python_version(),
             "kernel": platform.release(),
         }

@@ -6,9 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import redis.asyncio as redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -17,9 +14,9 @@ from orchestrator.domain.effects import EnsureReplicas, EnsureService, WantedRol
 from orchestrator.domain.observations import Abstained, Answered, Outcome, Refused, Role, ServiceView, Silent
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Member, NodeName
-from orchestrator.keeper.tree import started
 from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
 from orchestrator.services.redis.info import NOBODY, service_view
+from orchestrator.services.redis.line import ADMIN_SOURCE, Line
 from orchestrator.services.redis.settings import RedisSettings
 from orchestrator.services.starting import CannotStart, run_command
 
@@ -31,70 +28,29 @@ HOLD_FOR_MS: Final = 30_000
 STALL_SLACK: Span = 0.5
 """A look that came back this share of its deadline late was late because we were."""
 
-ADMIN_SOURCE: Final = "127.84.73.1"
-
-
-class _AdminConnection(redis.Connection):
-    """Comes from the one source that a closed gate lets through on this host."""
-
-    def _connection_arguments(self) -> dict[str, Any]:
-        return {**super()._connection_arguments(), "local_addr": (ADMIN_SOURCE, 0)}
-
-
-class _AdminTlsConnection(redis.SSLConnection):
-    def _connection_arguments(self) -> dict[str, Any]:
-        return {**super()._connection_arguments(), "local_addr": (ADMIN_SOURCE, 0)}
-
 
 class RedisService:
     def __init__(
         self,
         settings: RedisSettings,
         members: tuple[Member, ...],
-        armed: Callable[[int], bool],
+        armed: Callable[[int, int, int], bool],
     ) -> None:
         self.settings = settings
         self._members = {member.name: member for member in members}
         self._armed = armed
-        self._looker = self._client()
-        self._actor = self._client()
-        self._server: tuple[int, int, str] | None = None
+        self._looker = Line(settings)
+        self._actor = Line(settings)
         self._held = False
         self._obeyed_epoch = 0
-
-    def _client(self) -> redis.Redis:
-        """A client that never repeats anything by itself: every call here is one call."""
-        settings = self.settings
-        common: dict[str, Any] = {
-            "username": settings.user,
-            "password": settings.password(),
-            "retry": Retry(NoBackoff(), 0),
-            "decode_responses": True,
-            "protocol": 2,
-        }
-        if settings.socket is not None:
-            return redis.Redis(unix_socket_path=settings.socket, single_connection_client=True, **common)
-        if settings.tls is not None:
-            common |= {
-                "ssl_ca_certs": settings.tls.ca,
-                "ssl_certfile": settings.tls.certificate,
-                "ssl_keyfile": settings.tls.key,
-            }
-        pool = redis.ConnectionPool(
-            connection_class=_AdminTlsConnection if settings.tls else _AdminConnection,
-            host=settings.host,
-            port=settings.port,
-            **common,
-        )
-        return redis.Redis.from_pool(pool)
 
     @property
     def can_start(self) -> bool:
         return self.settings.can_start
 
     async def close(self) -> None:
-        await self._looker.aclose()
-        await self._actor.aclose()
+        await self._looker.close()
+        await self._actor.close()
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -104,7 +60,7 @@ class RedisService:
             async with asyncio.timeout(within):
                 view = await self._view(self._looker)
         except (TimeoutError, RedisTimeoutError):
-            await self._reconnect_looker()
+            await self._looker.anew()
             if time.monotonic() - began > within * (1 + STALL_SLACK):
                 return Abstained("this daemon was stalled while it waited")
             return Silent(within)
@@ -115,33 +71,22 @@ class RedisService:
         except AuthenticationError as error:
             return Refused(f"wrong user or password: {error}")
         except RedisConnectionError as error:
-            await self._reconnect_looker()
+            await self._looker.anew()
             return _connection_outcome(error)
         except ResponseError as error:
             return Refused(str(error))
         except OSError as error:
-            await self._reconnect_looker()
+            await self._looker.anew()
             return Abstained(str(error))
         return Answered(view, time.monotonic() - began)
 
-    async def _reconnect_looker(self) -> None:
-        self._server = None
-        await self._looker.aclose()
-        self._looker = self._client()
-
-    async def _view(self, client: redis.Redis) -> ServiceView:
-        if self._server is None:
-            server = await client.info("server")
-            pid = int(server["process_id"])
-            began = started(pid)
-            if began is None:
-                raise RedisConnectionError(f"process {pid} has ended")
-            self._server = (pid, began, f"Redis {server['redis_version']}")
-        pid, began, software = self._server
-        pipeline = client.pipeline(transaction=False)
+    async def _view(self, line: Line) -> ServiceView:
+        await line.process()
+        pipeline = line.client.pipeline(transaction=False)
         pipeline.info("replication")
         pipeline.info("keyspace")
         replication, keyspace = await pipeline.execute()
+        pid, began, software = await line.process()  # another one, if it was connected anew for the answer
         return service_view({**replication, **keyspace}, pid=pid, process_started=began, held=self._held, software=software)
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -161,28 +106,28 @@ class RedisService:
                     case WantedRole.STANDBY:
                         return await self._be_standby(wanted.upstream)
         except (TimeoutError, RedisTimeoutError):
-            await self._reconnect_actor()
+            await self._actor.anew()
             raise Unreachable(f"Redis did not answer within {within:.0f} s") from None
         except (RedisConnectionError, OSError) as error:
-            await self._reconnect_actor()
+            await self._actor.anew()
             raise Unreachable(f"Redis: {error}") from error
         except RedisError as error:
             raise RefusedByPeer(f"Redis: {error}") from error
 
-    async def _reconnect_actor(self) -> None:
-        await self._actor.aclose()
-        self._actor = self._client()
-
     async def _be_primary(self, epoch: int) -> ServiceView:
         """Rule 13: guard and gate stand first; the page is asked here once more, next to the act itself."""
-        if not self._armed(epoch):
-            raise RefusedByPeer(f"the keeper is not armed for epoch {epoch}: nothing would end this right")
-        pipeline = self._actor.pipeline(transaction=False)
+        await self._actor.client.ping()  # on a connection that lives: the process at its other end is the one that is armed
+        pid, began, _ = await self._actor.process()
+        if not self._armed(epoch, pid, began):
+            raise RefusedByPeer(f"the keeper is not armed for epoch {epoch} and process {pid}: nothing would end this right")
+        pipeline = self._actor.client.pipeline(transaction=False)
         pipeline.config_set("min-replicas-to-write", 0)
         pipeline.execute_command("REPLICAOF", "NO", "ONE")
         await pipeline.execute()
         await self._unhold()
-        return await self._read_back(lambda view: view.role is Role.PRIMARY, "it does not say that it is primary")
+        return await self._read_back(
+            lambda view: view.role is Role.PRIMARY and view.pid == pid, "it does not say that it is primary"
+        )
 
     async def _hold(self) -> ServiceView:
         """Writes wait; reads go on; nothing more is added to the data (CLIENT PAUSE, Redis 6.2 and later)."""
@@ -205,7 +150,6 @@ class RedisService:
             await self._command("REPLICAOF", target[0], str(target[1]))
             if view.role is Role.PRIMARY:
                 await self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-                self._server = None  # the looker's own connection may have been among them
         await self._unhold()
         return await self._read_back(
             lambda seen: seen.role is Role.STANDBY and (seen.upstream or NOBODY) == target, "it does not follow"
@@ -230,11 +174,11 @@ class RedisService:
 
     async def _is_running(self) -> bool:
         try:
-            await self._actor.ping()
+            await self._actor.client.ping()
         except BusyLoadingError:
             return True
         except (RedisConnectionError, FileNotFoundError, ConnectionRefusedError):
-            await self._reconnect_actor()
+            await self._actor.anew()
             return False
         return True
 
@@ -259,17 +203,17 @@ class RedisService:
     async def _wait_until_it_answers(self) -> None:
         while True:
             try:
-                await self._actor.ping()
+                await self._actor.client.ping()
             except BusyLoadingError:
                 return
             except (RedisConnectionError, OSError):
-                await self._reconnect_actor()
+                await self._actor.anew()
                 await asyncio.sleep(0.01)
             else:
                 return
 
     async def _command(self, *words: str) -> Any:
-        return await self._actor.execute_command(*words)  # type: ignore[no-untyped-call]
+        return await self._actor.client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def _read_back(self, shown: Callable[[ServiceView], bool], otherwise: str) -> ServiceView:
         view = await self._view(self._actor)
@@ -283,7 +227,7 @@ class RedisService:
                 await self._command("CONFIG", "SET", "min-replicas-max-lag", str(self.settings.max_replica_lag))
                 await self._command("CONFIG", "SET", "min-replicas-to-write", str(wanted.at_least))
         except (TimeoutError, RedisError, OSError) as error:
-            await self._reconnect_actor()
+            await self._actor.anew()
             raise Unreachable(f"Redis: {error}") from error
 
     # --- checking ----------------------------------------------------------------------------------------------------
@@ -292,10 +236,10 @@ class RedisService:
         """Settings that would hurt in a failover, each with its cure."""
         try:
             async with asyncio.timeout(ACT_WITHIN):
-                config = await self._actor.config_get(
+                config = await self._actor.client.config_get(
                     "repl-backlog-size", "repl-backlog-ttl", "replica-read-only", "protected-mode", "maxmemory-policy"
                 )
-                server = await self._actor.info("server")
+                server = await self._actor.client.info("server")
         except (TimeoutError, RedisError, OSError) as error:
             return (f"Redis at {self.settings.socket or self.settings.port} cannot be asked: {error}",)
         known = {str(name): str(value) for name, value in config.items()}
