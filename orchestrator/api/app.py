@@ -24,6 +24,7 @@ from orchestrator.engine.state import Phase
 from orchestrator.ports import Conflict, RefusedByPeer, Unreachable
 
 HISTORY_SHOWN: Final = 50
+ADOPT: Final = "adopt"
 ACTS_HERE_ONLY: Final = "acts are taken on this host's own socket only: use the tanist command on the host"
 
 
@@ -104,12 +105,14 @@ class Api:
         if not self.acts_allowed:
             raise HTTPException(403, ACTS_HERE_ONLY)
         runner, act = self._runner(request), request.path_params["act"]
-        if act not in ACTS:
-            raise HTTPException(404, f"no act {act!r}; there are {', '.join(ACTS)}")
+        if act not in ACTS and act != ADOPT:
+            raise HTTPException(404, f"no act {act!r}; there are {', '.join((*ACTS, ADOPT))}")
         word = await _read_word(request)
-        say = ACTS[act](runner, word)
         try:
-            control = await runner.speak(say)
+            if act == ADOPT:
+                record = await runner.adopt(word.target or "", word.by, word.epoch or 0)
+                return JSONResponse({"record": to_plain(record)})
+            control = await runner.speak(ACTS[act](runner, word))
         except words.Void as void:
             raise HTTPException(409, str(void)) from None
         except Conflict as error:

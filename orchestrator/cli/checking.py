@@ -14,15 +14,13 @@ from pathlib import Path
 import click
 
 from orchestrator.actuators.client_config import ClientFileActuator
-from orchestrator.cli.context import Setting, console, fail, pass_setting, person, told_well
-from orchestrator.config.build import client_files, domain_group, domain_policy, groups_of
+from orchestrator.cli.context import Setting, console, fail, pass_setting, told_well
+from orchestrator.config.build import client_files, domain_group, groups_of
 from orchestrator.config.models import ClusterConfig, json_schema, split_host_port
 from orchestrator.daemon.assemble import make_mediator, make_service
 from orchestrator.daemon.supervision import CannotStart, check_key
 from orchestrator.domain.observations import Answered, Refused, Silent
-from orchestrator.domain.record import Record, Snapshot
-from orchestrator.domain.topology import Pair
-from orchestrator.engine import adopting
+from orchestrator.domain.record import Snapshot
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.ports import Mediator, RefusedByPeer, Unreachable
 
@@ -185,55 +183,3 @@ def key(path: Path) -> None:
 def schema() -> None:
     """Print the JSON schema of the configuration file, for editors."""
     click.echo(json.dumps(json_schema(), indent=2))
-
-
-@click.command()
-@click.argument("group")
-@click.option("--primary", required=True, help="The member that holds the data that shall count.")
-@click.option("--epoch-above", type=int, required=True, help="The highest epoch that any member has seen.")
-@click.option("--by", default=person, help="In whose name; by default the login name.")
-@click.option("--yes", is_flag=True, help="Do not ask back.")
-@pass_setting
-@told_well
-def adopt(setting: Setting, group: str, primary: str, epoch_above: int, by: str, yes: bool) -> None:
-    """After a mediator was emptied or restored: begin a new line of records, with PRIMARY as the one that counts.
-
-    `tanist status` on every member shows the epochs that they have seen; a record below one of them is not believed.
-    """
-    config = setting.config()
-    node = setting.node(config)
-    if group not in config.groups or primary not in config.groups[group].members:
-        fail(f"{group!r} with member {primary!r} is not in {setting.config_path}")
-    if not yes:
-        click.confirm(
-            f"Every other record of {group} will count no more. Is {primary}'s data the one to keep, and is every other "
-            "member stopped, or does it follow?",
-            abort=True,
-        )
-    record = asyncio.run(_adopt(config, node, group, primary, epoch_above, by))
-    console.print(f"{group}: adopted in the name of {by}: {record.primary.name} in epoch {record.epoch}", soft_wrap=True)
-
-
-async def _adopt(config: ClusterConfig, node: str, group: str, primary: str, epoch_above: int, by: str) -> Record:
-    mediator = make_mediator(config, node, identity=None)
-    await mediator.start()
-    try:
-        try:
-            found = (await _read(mediator, group)).record
-        except RefusedByPeer:
-            found = None
-        record = adopting.adopted(
-            found,
-            lease=domain_policy(config.groups[group]).lease,
-            primary=Pair(primary, 0),
-            epoch=epoch_above + 1,
-            by=by,
-            wall=time.time(),
-            draw=lambda: secrets.randbits(62),
-        )
-        await mediator.adopt(group, record, ASK_WITHIN)
-    except Unreachable as error:
-        fail(f"the mediator cannot be asked: {error}")
-    finally:
-        await mediator.stop()
-    return record

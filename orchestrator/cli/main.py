@@ -49,7 +49,7 @@ for each in (
     people.reject,
     people.pause,
     people.resume,
-    checking.adopt,
+    people.adopt,
     dismantling.dismantle,
     checking.key,
     checking.schema,

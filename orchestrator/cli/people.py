@@ -172,3 +172,33 @@ def resume(setting: Setting, group: str | None, by: str) -> None:
     name = pick_group(client, group)
     client.post(f"/v1/groups/{name}/resume", {"by": by})
     console.print(f"{name} goes on by itself")
+
+
+@click.command()
+@click.argument("group", required=False)
+@click.option("--primary", required=True, help="The member that holds the data that shall count.")
+@click.option("--epoch-above", type=int, default=0, help="Higher than any member has seen, if some cannot be heard.")
+@by_option
+@click.option("--yes", is_flag=True, help="Do not ask back.")
+@pass_setting
+@told_well
+def adopt(setting: Setting, group: str | None, primary: str, epoch_above: int, by: str, yes: bool) -> None:
+    """After the mediator was emptied or restored: begin a new line of records, in which PRIMARY's data counts.
+
+    Where PRIMARY serves already, nothing changes for anybody. Otherwise it becomes primary in a new epoch: make sure that
+    every other member is stopped, or follows.
+    """
+    client = setting.client()
+    name = pick_group(client, group)
+    report = client.get(f"/v1/groups/{name}")
+    silent = [each["name"] for each in report["members"] if each["silent"] and not each["witness"]]
+    if not yes:
+        console.print(f"the highest epoch known here is {report['epoch']}; not heard: {', '.join(silent) or 'nobody'}")
+        click.confirm(
+            f"Every other record of {name} will count no more. Is {primary}'s data the one to keep, and is every member that "
+            "is not heard stopped?",
+            abort=True,
+        )
+    said = client.post(f"/v1/groups/{name}/adopt", {"by": by, "target": primary, "epoch": epoch_above})
+    record = said["record"]
+    console.print(f"{name}: adopted in the name of {by}: {record['primary']['name']} in epoch {record['epoch']}", soft_wrap=True)

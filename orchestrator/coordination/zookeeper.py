@@ -43,6 +43,9 @@ SESSION_TIMEOUT: Span = 4.0
 """Twice the default tickTime of 2 s: the shortest that a server with default settings grants."""
 
 ENSURE_AGAIN: Span = 0.5
+RESTART_AFTER: Final = 8
+"""Checks in a row, each `ENSURE_AGAIN` after the other, that find no connection."""
+
 DOUBTS_BEFORE_RESTART: Final = 3
 """Calls in a row without an answer, after which the connection is given up for another server's."""
 
@@ -201,7 +204,13 @@ class ZooKeeperMediator:
             self._threads.submit(self._restart)
 
     def _restart(self) -> None:
+        """Begin anew, without what the old session had seen.
+
+        A server whose data is older than a client's last transaction refuses that client, for ever if the ensemble was
+        emptied or restored. Whether a record is older than one known is for the engine to judge, and it must see it (rule 23).
+        """
         self._client.stop()
+        self._client.last_zxid = 0
         self._client.start_async()
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -343,10 +352,16 @@ class ZooKeeperMediator:
 
     async def _stay_present(self) -> None:
         """One daemon per node: an own leftover is replaced, another host's presence under our name refuses us."""
+        disconnected = 0
         while True:
             try:
                 if self._client.connected:
+                    disconnected = 0
                     await self._announce()
+                else:
+                    disconnected += 1
+                    if disconnected % RESTART_AFTER == 0:
+                        self._threads.submit(self._restart)
             except (KazooException, Unreachable):
                 pass
             await asyncio.sleep(ENSURE_AGAIN)

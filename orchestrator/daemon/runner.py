@@ -1,6 +1,7 @@
 """One group on this node: events go into the engine, its effects go out. Nothing is decided here."""
 
 import asyncio
+import secrets
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from orchestrator.domain.policy import Policy
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Control, Record, Snapshot
 from orchestrator.domain.spans import FOREVER, Instant, WallTime
+from orchestrator.domain.topology import NodeName
+from orchestrator.engine.adopting import adopted
 from orchestrator.engine.state import State
 from orchestrator.engine.step import step
 from orchestrator.keeper.talk import NotObeyed, Seen
@@ -318,6 +321,18 @@ class GroupRunner:
             self.mediated.read_now()
             return wanted
         raise AssertionError("not reached")
+
+    async def adopt(self, primary: NodeName, by: str, epoch_above: int) -> Record:
+        """Begin a new line of records by a person's word. Raises words.Void, Unreachable."""
+        mediator = self._seams.mediator
+        try:
+            found = (await mediator.read(self.name, READ_WITHIN)).record
+        except RefusedByPeer:
+            found = None  # what stands there cannot be acted upon: that is what adoption is for
+        record = adopted(self.state, found, primary, by=by, epoch_above=epoch_above, draw=lambda: secrets.randbits(62))
+        await mediator.adopt(self.name, record, READ_WITHIN)
+        self.mediated.read_now()
+        return record
 
     def recent(self, count: int) -> list[dict[str, Any]]:
         """The newest sentences of the history, oldest first."""

@@ -7,10 +7,10 @@ from typing import assert_never
 from orchestrator.domain import events
 from orchestrator.domain.effects import EnsureService, WantedRole, WriteControl
 from orchestrator.domain.observations import Abstained, Answered, Health, KeeperView, Refused, Role, Silent
-from orchestrator.domain.record import Record
+from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
-from orchestrator.engine.state import Local, Mediation, State, Told, frozen_mapping
+from orchestrator.engine.state import Local, Mediation, PendingWrite, State, Told, frozen_mapping
 
 FAILURES_KEPT = 32
 OLDER_FOR: Span = 2.0
@@ -134,7 +134,8 @@ def _is_older(state: State, record: Record) -> bool:
     if known is None:
         return record.epoch < state.epoch
     if known.incarnation != record.incarnation:
-        return record.epoch <= state.epoch
+        same = record.cause is Cause.ADOPTION and record.epoch == state.epoch and record.primary == known.primary
+        return record.epoch <= state.epoch and not same
     return record.version < known.version
 
 
@@ -150,9 +151,15 @@ def _know_record(state: State, record: Record) -> State:
     for pending in state.pending:
         if pending.write.record.nonce == record.nonce and is_new:
             applied = (record, pending.began_at)
-    undecided = tuple(each for each in state.pending if _expected(each.write.expected) >= record.version)
+    undecided = tuple(each for each in state.pending if _is_undecided(each, record))
     mediated = replace(mediated, status=Mediation.PRESENT, record=record, first_seen_at=first_seen_at)
     return replace(state, mediated=mediated, applied=applied, pending=undecided)
+
+
+def _is_undecided(pending: PendingWrite, record: Record) -> bool:
+    """Neither a newer version nor another line of records has decided it yet."""
+    write = pending.write
+    return write.record.incarnation == record.incarnation and _expected(write.expected) >= record.version
 
 
 def _expected(version: int | None) -> int:

@@ -3,6 +3,7 @@
 from orchestrator.domain import commands
 from orchestrator.domain.effects import EnsureService, LookNow, TellKeeper, WantedRole
 from orchestrator.domain.observations import Hold, Role
+from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.verdicts import Diagnosis
@@ -30,7 +31,7 @@ def joining(turn: Turn) -> None:
     if keeper is not None and keeper.hold is not Hold.NONE:
         turn.refuse("join", "service", "the service here is still being stopped from its older epoch")
         return
-    if _holds_foreign_data(turn, record):
+    if _holds_foreign_data(turn, record) or _would_be_wiped(turn, record):
         return
     _follow(turn, record)
     if following(state) == record.primary.name:
@@ -50,6 +51,24 @@ def _holds_foreign_data(turn: Turn, record: Record) -> bool:
         "foreign data",
         f"the service here runs as a primary with data of its own, and {record.primary.name} is the group's primary: "
         "make it a standby by hand, or empty it, to say that its data may go",
+    )
+    return True
+
+
+def _would_be_wiped(turn: Turn, record: Record) -> bool:
+    """The primary is empty, we are not, and following it would mean copying the emptiness: not without a person."""
+    view = turn.state.local.view
+    primary = turn.state.heard(record.primary.name)
+    said = primary.statement if primary is not None else None
+    if view is None or view.empty or said is None or said.position is None or not said.empty:
+        return False
+    if bytes_behind(view.position, said.position) is not None or following(turn.state) == record.primary.name:
+        return False
+    turn.refuse(
+        "join",
+        "empty primary",
+        f"{record.primary.name} is primary and empty, and the service here holds data that following would wipe: "
+        f"`tanist adopt` makes {turn.state.me} the primary; empty the service here to say that its data may go",
     )
     return True
 

@@ -1,5 +1,7 @@
 """What every phase does first: the keeper knows the record, the service and our words; the disk knows our history."""
 
+from typing import Final
+
 from orchestrator.domain import commands
 from orchestrator.domain.effects import EnsureClients, History, ReadMediator, Remember, TellKeeper
 from orchestrator.domain.observations import Health, Hold, KeeperView, Role, ServiceView, Statement
@@ -7,11 +9,13 @@ from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
 from orchestrator.engine import electing
 from orchestrator.engine.starting import YIELD_GATE
-from orchestrator.engine.state import Phase, State
+from orchestrator.engine.state import Mediation, Phase, State
 from orchestrator.engine.turn import Turn
 
 AGAIN: Span = 0.25
 """Spacing of repeated words to the keeper while it does not show that it has heard them."""
+
+RECORD_ACT: Final = "any change of primary"
 
 CLIENTS_AGAIN: Span = 10.0
 """Client configurations are compared with what they should be this often, in case somebody else changed them."""
@@ -151,6 +155,20 @@ def _remember(turn: Turn) -> None:
     if history != state.history:
         turn.change(history=history)
         turn.emit(Remember(history))
+
+
+def watch_record(turn: Turn) -> None:
+    """Rule 23: a mediator without the record that this member has lived through is a person's to look at."""
+    state = turn.state
+    bad = state.mediated.status in (Mediation.ABSENT, Mediation.OLDER)
+    if not bad or state.history.record is None:
+        turn.allow(RECORD_ACT)
+        return
+    text = (
+        f"the mediator's record is {state.mediated.status}, although this member has lived through epoch {state.epoch}: it was "
+        "emptied or restored. Nobody can take over until `tanist adopt` begins a new line of records"
+    )
+    turn.refuse(RECORD_ACT, "record", text, alarm=True)
 
 
 def lead_clients(turn: Turn) -> None:

@@ -111,6 +111,24 @@ def _better_data_elsewhere(state: State, record: Record) -> str:
             return f"the service came back with a history that cannot be compared with {pair.name}'s data"
         if behind > 0:
             return f"the service came back with {behind} bytes less than {pair.name} holds"
+    return _data_elsewhere(state, record) if mine.empty else ""
+
+
+def _data_elsewhere(state: State, record: Record) -> str:
+    """An empty service serves only when nobody else holds data: its standbys would copy the emptiness."""
+    unheard = []
+    for name in state.group.member_names:
+        peer = state.heard(name)
+        said = peer.statement if peer is not None else None
+        if name == state.me:
+            continue
+        if said is None or said.position is None:
+            unheard.append(name)
+        elif not said.empty:
+            return f"the service came back empty, and {name} holds data; `tanist adopt` says whose data counts"
+    if unheard and record.cause is not Cause.ADOPTION:
+        names = ", ".join(unheard)
+        return f"the service came back empty, and {names} may hold data: to be heard first, or `tanist adopt` says whose counts"
     return ""
 
 

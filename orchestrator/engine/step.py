@@ -13,7 +13,7 @@ from orchestrator.engine.claiming import claiming, promoting
 from orchestrator.engine.diagnosing import verdict_on_primary
 from orchestrator.engine.following import joining, standby
 from orchestrator.engine.handing_over import handing_over
-from orchestrator.engine.informing import inform, lead_clients
+from orchestrator.engine.informing import inform, lead_clients, watch_record
 from orchestrator.engine.letting_go import letting_go
 from orchestrator.engine.serving import serving
 from orchestrator.engine.starting import starting
@@ -41,6 +41,7 @@ def step(state: State, event: Event) -> Step:
     writes.report_applied(turn)
     _move(turn)
     inform(turn)
+    watch_record(turn)
     lead_clients(turn)
     _wake_for_undecided_writes(turn)
     turn.change(wake_at=turn.wake_at)

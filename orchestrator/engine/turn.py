@@ -67,7 +67,7 @@ class Turn:
     def is_done(self, effect: Effect) -> bool:
         return effect in self.state.done
 
-    def refuse(self, act: str, gate: str, reason: str, until: Instant | None = None) -> None:
+    def refuse(self, act: str, gate: str, reason: str, until: Instant | None = None, *, alarm: bool = False) -> None:
         """Keep why `act` is not done (P7); told to the history when the gate is another one than before."""
         self.wake(until)
         before = self.state.refusals.get(act)
@@ -75,7 +75,8 @@ class Turn:
         refusal = Refusal(act=act, gate=gate, reason=reason, since=since, until=until)
         self.change(refusals=frozen_mapping({**self.state.refusals, act: refusal}))
         if before is None or before.gate != gate:
-            self.notice(NoticeKind.REFUSAL, f"{act}: {gate}", f"{act} refused: {reason}")
+            kind = NoticeKind.ALARM if alarm else NoticeKind.REFUSAL
+            self.notice(kind, f"{act}: {gate}", f"{act} refused: {reason}")
 
     def allow(self, act: str) -> None:
         """Nothing stands against `act` any more, or nobody wants it."""

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from orchestrator.domain import commands
 from orchestrator.domain.observations import Health, Hold, KeeperView, PeerView, Release, Statement
 from orchestrator.domain.positions import Position
-from orchestrator.domain.record import Record
+from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span, held_until, in_words, waited_until
 from orchestrator.domain.topology import Life, NodeName, Pair
 from orchestrator.keeper.clocks import ClockWatch
@@ -510,10 +510,14 @@ class Core:
                 self._move_release(record.version)
 
     def _is_older(self, record: Record) -> bool:
-        """Rule 23: older than one seen or heard, or of another incarnation without an epoch above all known."""
+        """Rule 23: older than one seen or heard, or of another incarnation without an epoch above all known.
+
+        An adoption that names the very primary of the present epoch is a new line of records for the same right.
+        """
         memory = self.memory
         if memory.incarnation not in (0, record.incarnation):
-            return record.epoch <= memory.epoch
+            same = record.cause is Cause.ADOPTION and record.epoch == memory.epoch and record.primary == memory.primary
+            return record.epoch <= memory.epoch and not same
         return record.version < memory.version or record.epoch < memory.epoch
 
     def _wrote(self, record: Record, began_at: Instant, now: Instant) -> None:
