@@ -14,6 +14,7 @@ must never go out late, so calls are refused while there is no connection, and t
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from orchestrator.domain.record import Control, Record, Snapshot
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.ports import Conflict, RefusedByPeer, Unreachable, Written
+
+logging.getLogger("kazoo").setLevel(logging.CRITICAL)  # the state of the connection is told by `words`, once
 
 SESSION_TIMEOUT: Span = 4.0
 """Twice the default tickTime of 2 s: the shortest that a server with default settings grants."""
@@ -307,12 +310,14 @@ class ZooKeeperMediator:
         path = f"{self._group(group)}/control"
         try:
             await self._call(self._client.set_async(path, encode(control), version=expected), within)
-        except BadVersionError:
+        except (BadVersionError, NoNodeError):
+            self._ready.discard(group)
             raise Conflict(f"the control of {group} is not at version {expected} any more") from None
         except KazooException as error:
             raise Unreachable(_in_words(error)) from error
 
     async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        self._ready.discard(group)  # what was made once may have been emptied since
         await self._ensure_group(group, within)
         incarnation = _incarnation(record)
         transaction = self._client.transaction()

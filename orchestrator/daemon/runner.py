@@ -277,9 +277,13 @@ class GroupRunner:
             self._done(effect)
 
     def _mediator_read(self, snapshot: Snapshot) -> None:
+        if self.state.mediated.lost_since is not None:
+            self._seams.log(f"{self.name}: the mediator answers again")
         self.feed(events.MediatorRead(at=now(), wall=wall(), snapshot=snapshot))
 
     def _mediator_lost(self, reason: str) -> None:
+        if self.state.mediated.lost_since is None:
+            self._seams.log(f"{self.name}: the mediator is lost: {reason}")
         self.feed(events.MediatorLost(at=now(), wall=wall(), reason=reason))
 
     # --- looks, keeper -----------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ class KeeperView:
     """The highest version of the record known, be it only from a beat."""
     seen_version: int = -1
     """The version whose content the keeper has."""
+    incarnation: int = 0
+    """The line of records that it is in; 0 while it has seen none."""
     hold: Hold
     right_epoch: int
     right_until: Instant
@@ -181,6 +183,10 @@ class KeeperView:
     main_exited: bool = False
     """The service's main process is gone and its process tree is empty."""
     peers: tuple[PeerView, ...] = ()
+
+    def knows_newer(self, version: int, incarnation: int) -> bool:
+        """A newer version of the same line of records, be it only from a beat."""
+        return self.incarnation in (0, incarnation) and self.version > version
 
     def peer(self, name: NodeName) -> PeerView | None:
         return next((peer for peer in self.peers if peer.name == name), None)

@@ -58,7 +58,7 @@ def mediator_answers(state: State, record: Record) -> Red | None:
         return Red(reason=f"the mediator's record is {mediated.status}")
     if state.keeper is None:
         return Red(reason="there is no keeper")
-    if state.keeper.version > record.version or state.epoch > record.epoch:
+    if state.keeper.knows_newer(record.version, record.incarnation) or state.epoch > record.epoch:
         return Red(reason="a newer record is known than the one that was read")
     return None
 

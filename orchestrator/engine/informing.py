@@ -35,9 +35,10 @@ def _tell_record(turn: Turn) -> None:
     if keeper is None:
         return
     known = record.version if record is not None and state.mediated.first_seen_at != NEVER else -1
-    if record is not None and known > keeper.seen_version:
+    incarnation = record.incarnation if record is not None else 0
+    if record is not None and known >= 0 and (known > keeper.seen_version or keeper.incarnation != incarnation):
         turn.want(TellKeeper(commands.Saw(record)), again_every=AGAIN)
-    if keeper.version > known or (record is not None and state.epoch > record.epoch):
+    if keeper.knows_newer(known, incarnation) or (record is not None and state.epoch > record.epoch):
         turn.want(ReadMediator(), again_every=state.policy.lease / 4)
 
 

@@ -261,6 +261,7 @@ class Core:
             epoch=memory.epoch,
             version=memory.version,
             seen_version=memory.seen_version,
+            incarnation=memory.incarnation,
             hold=memory.hold,
             right_epoch=memory.right_epoch,
             right_until=memory.right_until,
@@ -495,6 +496,8 @@ class Core:
         if self._is_older(record):
             return
         newer = record.version > memory.seen_version or record.incarnation != memory.incarnation
+        if record.incarnation != memory.incarnation:
+            memory.claim = None  # it was for another line of records, and can never be applied to this one
         memory.incarnation = record.incarnation
         memory.version = memory.seen_version = record.version
         memory.epoch = max(memory.epoch, record.epoch)
