@@ -138,8 +138,13 @@ class KeeperLink:
         self._closed.set()
 
     async def _watch_until_closed(self) -> None:
-        """A keeper that hangs keeps its socket open: its sign of life in the page tells."""
+        """A keeper that hangs keeps its socket open: its sign of life in the page tells.
+
+        It is looked at twice before it is believed: after a pause of the whole machine the keeper may just not have had its
+        turn yet.
+        """
         patience = HUNG_SHARE * min((group.lease for group in self.setup.groups), default=1.0)
+        suspected = NEVER
         while True:
             try:
                 await asyncio.wait_for(self._closed.wait(), patience / 4)
@@ -147,8 +152,10 @@ class KeeperLink:
             except TimeoutError:
                 pass
             alive_at = self._alive_at()
-            if alive_at != NEVER and now() - alive_at > patience and now() - self._started_at > patience:
+            hung = alive_at != NEVER and now() - alive_at > patience and now() - self._started_at > patience
+            if hung and suspected == alive_at:
                 self._end_hung(now() - alive_at)
+            suspected = alive_at if hung else NEVER
 
     def _end_hung(self, silent_for: Span) -> None:
         pid = self._keeper_pid()

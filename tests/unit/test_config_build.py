@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import build
 from orchestrator.config.load import load
-from orchestrator.config.models import ClusterConfig
+from orchestrator.config.models import ClusterConfig, json_schema
 from orchestrator.domain.policy import Automation, Replication
 from orchestrator.keeper.setup import Endpoint
 
@@ -249,12 +249,6 @@ def test_every_documented_word_for_the_gate_is_understood_as_it_is_written(word:
     assert build.keeper_setup(config, "db1").groups[0].gate == word.strip('"')
 
 
-@pytest.mark.parametrize("section", ["policy", "clients", "redis", "witnesses"])
-def test_a_section_with_nothing_but_comments_in_it_is_an_empty_section(section: str, tmp_path: Path):
-    config = read(tmp_path, MINIMAL + f"    {section}:\n      # nothing yet\n")
-    assert build.domain_policy(config.groups["orders"]).lease == 1.0
-
-
 def test_several_members_may_share_one_machine_and_one_sqlite_file(tmp_path: Path):
     text = MINIMAL.replace("zookeeper://10.0.0.11:2181/tanist", "sqlite:///var/lib/tanist/shop.db")
     config = read(tmp_path, text.replace("10.0.0.1}", "127.0.0.1}").replace("10.0.0.2}", "127.0.0.2}"))
@@ -267,8 +261,6 @@ def test_the_order_of_keys_does_not_matter(minimal: ClusterConfig, tmp_path: Pat
 
 
 def test_the_published_schema_knows_every_section_and_forbids_unknown_keys():
-    from orchestrator.config.models import json_schema
-
     schema = json_schema()
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"cluster", "mediator", "key_file", "nodes", "groups"}
@@ -288,8 +280,6 @@ def test_the_example_that_is_shipped_loads_and_builds():
 
 
 def test_the_reference_names_every_key_of_the_file():
-    from orchestrator.config.models import json_schema
-
     text = (Path(__file__).parents[2] / "docs/reference/configuration.md").read_text(encoding="utf-8")
     schema = json_schema()
     keys = set(schema["properties"])
