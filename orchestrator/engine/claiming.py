@@ -1,7 +1,7 @@
 """Phases CLAIMING and PROMOTING: win the record, then make the service primary under guard."""
 
 from orchestrator.domain import commands
-from orchestrator.domain.effects import EnsureService, NoticeKind, ReadMediator, TellKeeper, WantedRole
+from orchestrator.domain.effects import EnsureReplicas, EnsureService, NoticeKind, ReadMediator, TellKeeper, WantedRole
 from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import Span
@@ -103,6 +103,7 @@ def promoting(turn: Turn) -> None:
         return
     if keeper.hold is Hold.PROMOTING:
         turn.emit(TellKeeper(commands.Opened(record.epoch)))
+    turn.forget(EnsureReplicas)
     turn.enter(Phase.SERVING, f"{state.me} serves epoch {record.epoch}: {record.reason}")
     turn.notice(NoticeKind.EVENT, "serving", f"{state.me} is primary of {state.group.name} in epoch {record.epoch}")
 

@@ -12,6 +12,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Cause, Record, Request
 from orchestrator.domain.spans import Instant, in_words, waited_until
+from orchestrator.domain.topology import NodeName
 from orchestrator.domain.verdicts import Diagnosis, Permission
 from orchestrator.engine import electing
 from orchestrator.engine.diagnosing import effective_diagnosis, released, usable_release
@@ -38,6 +39,20 @@ def standing_request(state: State) -> Request | None:
     if request is None or record is None or request.epoch != record.epoch:
         return None
     return request if state.wall < request.expires_wall else None
+
+
+def situation_id(state: State, record: Record, candidate: NodeName) -> str:
+    """Names exactly this situation: any change of epoch, diagnosis or candidate makes another id (P8)."""
+    code = effective_diagnosis(state, state.verdict) if state.verdict else "none"
+    return f"{state.group.name}-{record.epoch}-{code}-{candidate}"
+
+
+def approved(state: State) -> Request | None:
+    """The word that allows a change of role now. An approval holds only for the situation that was shown to the person."""
+    request, record = standing_request(state), state.record
+    if request is None or record is None or request.proposal is None:
+        return request
+    return request if request.proposal == situation_id(state, record, request.target or state.me) else None
 
 
 def primary_failed(state: State, record: Record) -> Red | None:
@@ -82,7 +97,7 @@ def service_ready(state: State, record: Record) -> Red | None:
 
 def not_paused(state: State, record: Record) -> Red | None:
     paused = state.control.paused
-    if paused is None or standing_request(state) is not None:
+    if paused is None or approved(state) is not None:
         return None
     return Red(reason=f"paused by {paused.by}" + (f": {paused.reason}" if paused.reason else ""))
 
@@ -126,7 +141,7 @@ def may_act(state: State) -> Permission:
     if state.verdict is None:
         return Permission.HOLD
     level = automation_for(effective_diagnosis(state, state.verdict), state.policy)
-    request = standing_request(state)
+    request = approved(state)
     answer = permission(level, approved=request is not None)
     if answer is Permission.GO and request is None and not_cooled_down(state) is not None:
         return Permission.ASK

@@ -61,10 +61,12 @@ def _tell_service(turn: Turn) -> None:
 def _writable_epoch(state: State, view: ServiceView, keeper: KeeperView) -> int:
     """The epoch in which the service may be committing; 0 for a standby, and for one that was never ours to guard.
 
-    A process that replaced the one the keeper saw end is not guarded but killed, or compared, by its phase.
+    One that was never confirmed while this daemon runs is guarded from the start, and so frozen: it has no right yet (rule
+    15). A process that replaced another one is not guarded but killed, or compared, by its phase.
     """
-    guarded = state.phase in (Phase.SERVING, Phase.JOINING, Phase.STANDBY)
-    return state.history.served_epoch if guarded and view.role is Role.PRIMARY and not keeper.main_exited else 0
+    guarded = state.phase in (Phase.STARTING, Phase.SERVING, Phase.JOINING, Phase.STANDBY)
+    stranger = keeper.main_exited or keeper.pid not in (0, view.pid)
+    return state.history.served_epoch if guarded and view.role is Role.PRIMARY and not stranger else 0
 
 
 def _tell_words(turn: Turn) -> None:

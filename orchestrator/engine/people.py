@@ -34,7 +34,7 @@ def _compose(turn: Turn, record: Record) -> Proposal:
     assert verdict is not None
     choice = electing.candidate(state, record)
     return Proposal(
-        id=situation_id(turn, record),
+        id=gates.situation_id(turn.state, record, turn.state.me),
         epoch=record.epoch,
         diagnosis=effective_diagnosis(state, verdict),
         subject=verdict.subject,
@@ -48,23 +48,15 @@ def _compose(turn: Turn, record: Record) -> Proposal:
     )
 
 
-def situation_id(turn: Turn, record: Record) -> str:
-    """Names exactly this situation: any change of epoch, diagnosis or candidate makes another id (P8)."""
-    state = turn.state
-    verdict = state.verdict
-    code = effective_diagnosis(state, verdict) if verdict else "none"
-    return f"{state.group.name}-{record.epoch}-{code}-{state.me}"
-
-
 def _same_situation(turn: Turn, proposal: Proposal, record: Record) -> bool:
-    return proposal.id == situation_id(turn, record) and turn.state.wall < proposal.expires_wall
+    return proposal.id == gates.situation_id(turn.state, record, turn.state.me) and turn.state.wall < proposal.expires_wall
 
 
 def _was_rejected(turn: Turn, record: Record) -> bool:
     """A rejected situation does not ask again before it has been forgotten."""
     control = turn.state.control
     fresh = turn.state.wall < control.rejected_wall + turn.state.policy.proposal_expires
-    return control.rejected == situation_id(turn, record) and fresh
+    return control.rejected == gates.situation_id(turn.state, record, turn.state.me) and fresh
 
 
 def withdraw(turn: Turn, record: Record) -> None:

@@ -13,7 +13,7 @@ from orchestrator.engine.turn import Turn
 from strategies.candidate import Contender, choose
 
 START_AGAIN: Span = 2.0
-KILL_AGAIN: Span = 1.0
+KILL_AGAIN: Span = 0.25
 RELEASE_AGAIN: Span = 1.0
 YIELD_GATE = "less data"
 FOUND_ALONE_AFTER: Span = 5.0
@@ -31,6 +31,7 @@ def starting(turn: Turn) -> None:
         return
     if record is not None and _held_all_the_while(keeper, record, state):
         turn.allow("start")
+        turn.emit(EnsureService(role=WantedRole.PRIMARY, epoch=record.epoch))  # writes may have been held by the run before
         turn.enter(Phase.SERVING, f"the daemon is back; the keeper held the right of epoch {record.epoch} all the while")
         return
     match state.mediated.status:
@@ -64,9 +65,11 @@ def _regain(turn: Turn, keeper: KeeperView, record: Record) -> None:
         turn.refuse("serve", "service", "the service does not run yet")
         turn.want(EnsureService(role=WantedRole.STANDBY, epoch=record.epoch), again_every=START_AGAIN)
         return
-    if view.role is Role.PRIMARY and state.history.served_epoch:
+    guarded = keeper.hold is Hold.SERVING and keeper.pid == view.pid and state.history.served_epoch == record.epoch
+    if view.role is Role.PRIMARY and state.history.served_epoch and not guarded:
         turn.refuse("serve", "service", "it runs as primary without a right: it is killed, and compared before it serves")
-        turn.want(TellKeeper(commands.KillService()), again_every=KILL_AGAIN)
+        if keeper.pid == view.pid:
+            turn.want(TellKeeper(commands.KillService()), again_every=KILL_AGAIN)
         return
     if better := _better_data_elsewhere(state, record):
         turn.refuse("serve", YIELD_GATE, better)

@@ -64,6 +64,12 @@ class Turn:
         self.wake(self.now + again_every)
         return True
 
+    def forget(self, kind: type[Effect]) -> None:
+        """Whatever was asked of this kind says nothing any more: ask again when it is wanted next."""
+        asked = {each: at for each, at in self.state.asked.items() if not isinstance(each, kind)}
+        done = frozenset(each for each in self.state.done if not isinstance(each, kind))
+        self.change(asked=frozen_mapping(asked), done=done)
+
     def is_done(self, effect: Effect) -> bool:
         return effect in self.state.done
 

@@ -115,7 +115,7 @@ class Core:
         self.killing = False
         self.wants_write = False
         """Promises are late or void: only a write to the mediator keeps, or restores, the right."""
-        self.stopped = memory.frozen_since is not None
+        self.stopped = False
         self.changed = True
         """Something that the daemon waits for has changed since it was last told."""
         self.words_changed = False
@@ -176,7 +176,7 @@ class Core:
             case commands.BeginClaim(version):
                 answer = self._begin_claim(version, now)
             case commands.Found():
-                self._found(command)
+                answer = self._found(command)
             case commands.Opened(epoch):
                 self._opened(epoch)
             case commands.Demoted():
@@ -622,17 +622,30 @@ class Core:
 
     # --- the service ---------------------------------------------------------------------------------------------
 
-    def _found(self, found: commands.Found) -> None:
-        """The service's main process; one that is writable without a right is frozen at once (rule 15)."""
+    def _found(self, found: commands.Found) -> Answer:
+        """The service's main process; one that is writable without a right is frozen at once (rule 15).
+
+        Only the first process that a life ever sees may be writable when it is found. One that has taken the place of
+        another is a stranger: it may have come back without its data, and is never let into the right of the one before.
+        """
         memory = self.memory
-        if (memory.pid, memory.process_started) != (found.pid, found.process_started):
+        another = (memory.pid, memory.process_started) != (found.pid, found.process_started)
+        if another and memory.hold is not Hold.NONE:
+            return Declined("found", f"process {memory.pid} holds the right; process {found.pid} is a stranger")
+        stranger = memory.watched and (another or memory.exited)
+        if another:
             memory.pid, memory.process_started = found.pid, found.process_started
             memory.exited = False
+        memory.watched = True
         if found.writable_epoch and memory.hold is Hold.NONE:
+            if stranger:
+                memory.readable = False
+                return Declined("found", f"process {found.pid} runs as primary, and has taken another one's place")
             memory.hold = Hold.SERVING
             memory.writable_epoch = found.writable_epoch
             memory.right_epoch = max(memory.right_epoch, found.writable_epoch)
         memory.readable = found.readable and memory.hold is Hold.NONE
+        return None
 
     def _opened(self, epoch: int) -> None:
         memory = self.memory

@@ -77,6 +77,8 @@ class Memory:
     pid: int = 0
     process_started: int = 0
     exited: bool = False
+    watched: bool = False
+    """This life has watched a process of the service: another one is a stranger, whose data nobody has compared."""
     readable: bool = False
     """The service is a confirmed standby, which clients may read from."""
     heard: dict[str, tuple[int, int]] = field(default_factory=dict)

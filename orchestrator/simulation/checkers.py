@@ -46,6 +46,17 @@ class Checkers:
         self.must_stay: str | None = None
         """P4 and P5: while set, this host must be able to commit at every instant (but for pauses of the host itself)."""
 
+    def _check_for_a_wipe(self, writable: list[str]) -> None:
+        """A service that came back without its data must not serve while another member holds some."""
+        hosts = self._world.hosts
+        for name in writable:
+            instance = hosts[name].instance
+            if instance is None or instance.offset:
+                continue
+            full = [other for other, host in hosts.items() if host.instance is not None and host.instance.offset]
+            if full:
+                self.broken("P3", f"{name} serves empty, and {', '.join(full)} would copy the emptiness")
+
     def broken(self, promise: str, what: str) -> None:
         raise Broken(promise, self._world.now, what)
 
@@ -54,6 +65,7 @@ class Checkers:
         writable = [name for name, host in self._world.hosts.items() if host.can_commit()]
         if len(writable) > 1:
             self.broken("P1", f"{' and '.join(writable)} can commit at the same instant")
+        self._check_for_a_wipe(writable)
         if self.must_stay is not None and writable != [self.must_stay]:
             self.broken("P4/P5", f"the healthy primary {self.must_stay} cannot commit; writable: {writable or 'nobody'}")
 

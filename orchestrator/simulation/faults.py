@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from orchestrator.domain.observations import Role
 from orchestrator.domain.record import RequestKind
 from orchestrator.engine import words
 
@@ -56,6 +57,26 @@ def pause_host(world: World, host: Host) -> None:
     if host.up:
         host.pause()
         world.after(_short(world), host.unpause)
+
+
+def restart_behind(world: World, host: Host) -> None:
+    """Somebody else restarts the service at once, and it comes back as a primary: with its data, or without any."""
+    instance = host.instance
+    if instance is None or not instance.running:
+        return
+    emptied = world.random.random() < 0.5
+    host.kill_service()
+
+    def come_back() -> None:
+        if not host.up or instance.running:
+            return
+        host.start_service()
+        instance.role = Role.PRIMARY
+        if emptied:
+            instance.offset, instance.history, instance.past = 0, f"empty-{world.random.getrandbits(16)}", {}
+        world.tell(host.name, "the service came back as primary" + (", empty" if emptied else ""))
+
+    world.after(world.random.uniform(0.001, 0.05), come_back)
 
 
 def isolate(world: World, host: Host) -> None:
@@ -249,6 +270,7 @@ def toggle_pause(world: World, host: Host) -> None:
 
 FAULTS: Final = (
     Fault("kill service", 3, kill_service),
+    Fault("restart behind", 3, restart_behind, needs_gate=True),
     Fault("hang service", 3, hang_service),
     Fault("crash", 3, crash),
     Fault("pause host", 3, pause_host, needs_gate=True),
