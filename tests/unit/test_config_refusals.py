@@ -186,7 +186,9 @@ WRONG = (
         "'redis'",
     ),
     group("unknown kind of gate", "gate: perhaps", "gate", "read 'perhaps'", "'auto'", "'required'", "'off'"),
-    policy("unknown automation", "automation: auto", "automation", "read 'auto'", "'automatic'", "'confirm'", "'manual'", "'observe'"),
+    policy(
+        "unknown automation", "automation: auto", "automation", "read 'auto'", "'automatic'", "'confirm'", "'manual'", "'observe'"
+    ),
     policy("unknown partition policy", "partition: both", "partition", "read 'both'", "'consistency'"),
     policy("unknown failback", "failback: {mode: always}", "failback.mode", "read 'always'", "'never'"),
     timing("unknown automation of a rule", "host_down: {automation: x}", "host_down.automation", "read 'x'", "'confirm'"),
@@ -232,7 +234,7 @@ WRONG = (
     wrong(
         "one server in two groups",
         "groups:\n",
-        f"groups:\n  sessions:\n    service: redis\n    members: {{db1: {{}}, db2: {{}}}}\n",
+        "groups:\n  sessions:\n    service: redis\n    members: {db1: {}, db2: {}}\n",
         "",
         "10.0.0.1:6379",
         "sessions",
@@ -272,7 +274,13 @@ WRONG = (
     member("member that is no node", "db9: {}", "db9", "no such node", "db1, db2, app1"),
     member("witness as a member", "app1: {}", "app1", "witness", "no data"),
     member("number as a member's section", "db2: 5", "db2", "read 5"),
-    wrong("one member only", "    members:\n      db1: {preferred: true}\n", f"    members: {HERE}\n", "groups.orders.members", "at least 2"),
+    wrong(
+        "one member only",
+        "    members:\n      db1: {preferred: true}\n",
+        f"    members: {HERE}\n",
+        "groups.orders.members",
+        "at least 2",
+    ),
     wrong(
         "members as a list",
         "    members:\n      db1: {preferred: true}\n      db2: {}\n",
@@ -316,11 +324,15 @@ WRONG = (
     group("command as a word", "redis: {start: redis-server}", "redis.start", "read 'redis-server'", "list"),
     group("command of no words", "redis: {start: []}", "redis.start", "read []"),
     # missing
-    wrong("no cluster", "cluster: shop\nmediator", f"mediator", "cluster", "cluster is missing"),
+    wrong("no cluster", "cluster: shop\nmediator", "mediator", "cluster", "cluster is missing"),
     wrong("no key file", "key_file: /etc/tanist/key\n", "", "key_file", "key_file is missing"),
-    wrong("node without an address", "  db2:\n    address: 10.0.0.2\n", f"  db2: {{}} {HERE}\n", "nodes.db2.address", "is missing"),
+    wrong(
+        "node without an address", "  db2:\n    address: 10.0.0.2\n", f"  db2: {{}} {HERE}\n", "nodes.db2.address", "is missing"
+    ),
     wrong("node without anything", "  db2:\n    address: 10.0.0.2\n", f"  db2: {HERE}\n", "nodes.db2", "address"),
-    wrong("group without a service", "  orders:\n    service: redis\n", f"  orders: {HERE}\n", "groups.orders.service", "is missing"),
+    wrong(
+        "group without a service", "  orders:\n    service: redis\n", f"  orders: {HERE}\n", "groups.orders.service", "is missing"
+    ),
     wrong(
         "file without a path",
         "      - file:\n          template: /etc/tanist/haproxy.cfg.j2\n          path: /etc/haproxy/haproxy.cfg\n",
@@ -331,12 +343,28 @@ WRONG = (
     at_top("authentication without a password", "mediator_auth: {user: x}", "mediator_auth.password_file", "is missing"),
     wrong("no group", BASE[BASE.index("groups:") :], f"groups: {{}} {HERE}\n", "groups", "at least 1"),
     # not YAML, or not unambiguous
-    wrong("key that stands twice", "      lease: 1s\n", f"      lease: 1s\n      lease: 2s {HERE}\n", "", "'lease' stands twice", "line 19"),
-    wrong("node that stands twice", "  app1:\n", f"  db1: {{address: 10.0.0.9}} {HERE}\n  app1:\n", "", "'db1' stands twice", "line 5"),
+    wrong(
+        "key that stands twice",
+        "      lease: 1s\n",
+        f"      lease: 1s\n      lease: 2s {HERE}\n",
+        "",
+        "'lease' stands twice",
+        "line 19",
+    ),
+    wrong(
+        "node that stands twice",
+        "  app1:\n",
+        f"  db1: {{address: 10.0.0.9}} {HERE}\n  app1:\n",
+        "",
+        "'db1' stands twice",
+        "line 5",
+    ),
     wrong("tab as indentation", "    address: 10.0.0.2\n", f"\taddress: 10.0.0.2 {HERE}\n", "", "not YAML", "\\t"),
     wrong("alias of nothing", "cluster: shop\n", f"cluster: *nobody {HERE}\n", "", "not YAML", "nobody"),
     wrong("alias of itself", "cluster: shop\n", f"cluster: &me [*me] {HERE}\n", "", "me"),
-    wrong("tag of a foreign type", "cluster: shop\n", f"cluster: !!python/name:os.system x {HERE}\n", "", "not YAML", "python/name"),
+    wrong(
+        "tag of a foreign type", "cluster: shop\n", f"cluster: !!python/name:os.system x {HERE}\n", "", "not YAML", "python/name"
+    ),
     wrong("tag that does not fit", "      lease: 1s\n", f"      lease: !!int soon {HERE}\n", "", "soon"),
     wrong("list as a key", "cluster: shop\n", f"? [a, b] {HERE}\n: c\ncluster: shop\n", "", "['a', 'b']"),
     wrong("two documents", "nodes:\n", f"--- {HERE}\nnodes:\n", "", "not YAML", "document"),
