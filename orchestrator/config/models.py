@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from orchestrator.config.units import Size, Span
+from orchestrator.config.units import Size, Span, parse_span
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 SHORTEST_LEASE: Final = 0.2
 LONGEST_LEASE: Final = 60.0
 DEFAULT_BEAT_PORT: Final = 7400
+EVERYBODY: Final = ipaddress.ip_address("255.255.255.255")
+ZOOKEEPER_HOST: Final = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?")
 
 
 def _name(value: str) -> str:
@@ -24,18 +26,21 @@ def _name(value: str) -> str:
 
 def _address(value: str) -> str:
     try:
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
     except ValueError:
         raise ValueError("expected an IP address, such as 10.0.0.1 or fd00::1 (names may not resolve when needed)") from None
+    if address.is_unspecified or address.is_multicast or address == EVERYBODY:
+        raise ValueError("expected the IP address of one host, such as 10.0.0.1 or fd00::1")
+    return str(address)
 
 
 def split_host_port(value: str) -> tuple[str, int]:
     """Host and port of `10.0.0.1:7400` or `[fd00::1]:7400`."""
-    parts = urlsplit(f"//{value}")
     try:
-        if parts.hostname is None or parts.port is None or parts.path:
+        parts = urlsplit(f"//{value}")
+        if not parts.hostname or not parts.port or parts.netloc != value or "@" in value:
             raise ValueError
-        return _address(parts.hostname), parts.port
+        return str(ipaddress.ip_address(parts.hostname)), parts.port
     except ValueError:
         raise ValueError("expected an IP address and a port, such as 10.0.0.1:7400 or [fd00::1]:7400") from None
 
@@ -49,15 +54,41 @@ def _path(value: str) -> str:
     scheme, _, rest = value.partition("://")
     if scheme != "udp":
         raise ValueError("expected a path such as udp://10.0.0.1:7400")
-    split_host_port(rest)
+    _address(split_host_port(rest)[0])
+    return value
+
+
+def _list_of_paths(value: object) -> object:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return value
+    raise ValueError("expected a path, or a list of paths")
+
+
+def _at_least(shortest: str) -> AfterValidator:
+    def check(value: float) -> float:
+        if value < parse_span(shortest):
+            raise ValueError(f"expected at least {shortest}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _mode(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError('expected octal digits in quotes, such as "0644"')
     return value
 
 
 Name = Annotated[str, AfterValidator(_name)]
+Mode = Annotated[str, BeforeValidator(_mode)]
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_list_of_paths, json_schema_input_type=str | list[str])]
 Address = Annotated[str, AfterValidator(_address)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
 BeatPath = Annotated[str, AfterValidator(_path)]
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Count = Annotated[int, Field(strict=True, ge=0, le=10)]
 
 
 class Section(BaseModel):
@@ -113,8 +144,8 @@ class RedisSection(Section):
     program: str | None = None
     config: Path | None = None
     run_as: str | None = None
-    start: tuple[str, ...] | None = None
-    max_replica_lag: Span | None = None
+    start: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    max_replica_lag: Annotated[Span, _at_least("1s")] | None = None
 
     def over(self, general: "RedisSection") -> "RedisSection":
         """The member's own settings over the group's."""
@@ -141,7 +172,7 @@ class RuleSection(Section):
 
 
 class ProcessDownSection(RuleSection):
-    restarts_first: Annotated[int, Field(ge=0, le=10)] = 0
+    restarts_first: Count = 0
 
 
 class LagSection(Section):
@@ -168,14 +199,14 @@ class PolicySection(Section):
     failback: FailbackSection = FailbackSection()
     partition: Literal["consistency"] = "consistency"
     proposal_expires: Span = 600.0
-    min_replicas: Annotated[int, Field(ge=0, le=10)] = 0
+    min_replicas: Count = 0
 
     @model_validator(mode="after")
     def _spans_make_sense(self) -> Self:
         if not SHORTEST_LEASE <= self.lease <= LONGEST_LEASE:
             raise ValueError(
-                f"lease: read {self.lease:g}s, expected between {SHORTEST_LEASE * 1000:.0f}ms (below, an ordinary host's "
-                f"hiccups end it) and {LONGEST_LEASE:.0f}s"
+                f"lease: expected between {SHORTEST_LEASE * 1000:.0f}ms (below, an ordinary host's hiccups end it) "
+                f"and {LONGEST_LEASE:.0f}s"
             )
         unresponsive = self.timing.unresponsive.after
         if unresponsive is not None and unresponsive < 0.2:
@@ -192,17 +223,11 @@ class FileSection(Section):
     template: Path
     path: Path
     reload: str | None = None
-    reload_within: Span = 10.0
+    reload_within: Annotated[Span, _at_least("100ms")] = 10.0
     check: str | None = None
-    mode: str = "0644"
+    mode: Mode = "0644"
     nodes: tuple[Name, ...] = ()
     """Nodes that keep this file; all of them by default."""
-
-    @model_validator(mode="after")
-    def _mode_is_octal(self) -> Self:
-        if not re.fullmatch(r"0?[0-7]{3}", self.mode):
-            raise ValueError(f'mode: read "{self.mode}", expected octal digits in quotes, such as "0644"')
-        return self
 
 
 class ClientSection(Section):
@@ -249,7 +274,7 @@ class ClusterConfig(Section):
     mediator: str
     mediator_auth: MediatorAuthSection | None = None
     mediator_tls: TlsSection | None = None
-    key_file: Path | tuple[Path, ...]
+    key_file: Annotated[Paths, Field(min_length=1)]
     """The first key signs; all of them are believed, so that a key can be changed node by node."""
     directories: DirectoriesSection = DirectoriesSection()
     realtime: bool = True
@@ -258,7 +283,7 @@ class ClusterConfig(Section):
 
     @property
     def key_files(self) -> tuple[Path, ...]:
-        return self.key_file if isinstance(self.key_file, tuple) else (self.key_file,)
+        return self.key_file
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -274,14 +299,15 @@ class ClusterConfig(Section):
 
 
 def _mediator_problems(config: ClusterConfig) -> list[str]:
-    parts = urlsplit(config.mediator)
-    if parts.scheme == "zookeeper":
-        if not parts.netloc or not parts.path.strip("/"):
-            return [f"mediator: read {config.mediator!r}, expected zookeeper://host:2181,host:2181/root"]
+    scheme, _, rest = config.mediator.partition("://")
+    hosts, slash, path = rest.partition("/")
+    if scheme == "zookeeper":
+        if not path.strip("/") or not all(_is_zookeeper_host(each) for each in hosts.split(",")):
+            return ["mediator: expected zookeeper://host:2181,host:2181/root"]
         return []
-    if parts.scheme != "sqlite" or parts.netloc or not parts.path.startswith("/"):
+    if scheme != "sqlite" or hosts or not slash or not path:
         return [
-            f"mediator: read {config.mediator!r}, expected zookeeper://host:2181,host:2181/root, or on one machine "
+            "mediator: expected zookeeper://host:2181,host:2181/root, or, when all members share one machine, "
             "sqlite:///absolute/path"
         ]
     addresses = {node.address for node in config.nodes.values()}
@@ -291,6 +317,11 @@ def _mediator_problems(config: ClusterConfig) -> list[str]:
             f"({', '.join(sorted(addresses))}); use zookeeper://"
         ]
     return []
+
+
+def _is_zookeeper_host(text: str) -> bool:
+    found = ZOOKEEPER_HOST.fullmatch(text)
+    return found is not None and (found["port"] is None or 0 < int(found["port"]) < 65536)
 
 
 def _path_problems(config: ClusterConfig) -> list[str]:
@@ -322,26 +353,47 @@ def _group_problems(config: ClusterConfig) -> list[str]:
             for name in config.witnesses_of(group)
             if name not in config.nodes or not config.nodes[name].witness
         ]
-        problems += _end_problems(config, place, group)
+    return [*problems, *_end_problems(config), *_file_problems(config)]
+
+
+def _end_problems(config: ClusterConfig) -> list[str]:
+    """Two members, of whatever group, must not be reached at the same address and port."""
+    taken: dict[tuple[str, int], str] = {}
+    problems = []
+    for group_name, group in config.groups.items():
+        for name in group.members:
+            if name not in config.nodes:
+                continue
+            place = f"groups.{group_name}.members.{name}"
+            end = service_end(config, group, name)
+            if end in taken:
+                problems.append(f"{place}: {end[0]}:{end[1]} belongs to {taken[end]} already")
+            taken[end] = place
+            if ":" in end[0] and group.member(name).redis.over(group.redis).socket is None:
+                problems.append(
+                    f"{place}: its address {end[0]} is IPv6: set redis.socket, by which the daemon reaches it past a closed gate"
+                )
     return problems
 
 
-def _end_problems(config: ClusterConfig, place: str, group: GroupSection) -> list[str]:
-    """Two members must not be reached at the same address and port."""
-    taken: dict[tuple[str, int], str] = {}
+def _file_problems(config: ClusterConfig) -> list[str]:
+    """A client file is kept by known nodes, and on each of them by one group only."""
+    taken: dict[tuple[str, Path], str] = {}
     problems = []
-    for name in group.members:
-        if name not in config.nodes:
-            continue
-        end = service_end(config, group, name)
-        if end in taken:
-            problems.append(f"{place}.members.{name}: {end[0]}:{end[1]} is {taken[end]}'s already")
-        taken[end] = name
-        if ":" in end[0] and group.member(name).redis.over(group.redis).socket is None:
-            problems.append(
-                f"{place}.members.{name}: its address {end[0]} is IPv6: set redis.socket, by which the daemon reaches it "
-                "past a closed gate"
-            )
+    for group_name, group in config.groups.items():
+        part = (*group.members, *config.witnesses_of(group))
+        for number, client in enumerate(group.clients):
+            place = f"groups.{group_name}.clients.{number}.file"
+            strangers = [name for name in client.file.nodes if name not in part]
+            if strangers:
+                told = ", ".join(strangers)
+                problems.append(f"{place}.nodes: {told} takes no part in {group_name}; expected some of {', '.join(part)}")
+            for name in client.file.nodes or part:
+                where = (name, client.file.path)
+                if where in taken:
+                    problems.append(f"{place}.path: {client.file.path} on {name} is written by {taken[where]} already")
+                    break
+                taken[where] = place
     return problems
 
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from orchestrator.domain.commands import Command
 from orchestrator.domain.record import Control, Record
 from orchestrator.domain.spans import Span
-from orchestrator.domain.topology import NodeName
+from orchestrator.domain.topology import Life, NodeName
 
 
 class WantedRole(StrEnum):
@@ -79,6 +79,15 @@ class TellKeeper:
     command: Command
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of the local service: its process, in the boot that the keeper's life stands for."""
+
+    life: Life
+    pid: int
+    process_started: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """What this member has lived through; kept on disk, so that an emptied mediator is recognised (rule 23)."""
@@ -87,6 +96,8 @@ class History:
     """The newest record seen."""
     served_epoch: int = 0
     """The last epoch in which the local service was made primary."""
+    whole: Run | None = None
+    """The run in which the local service served, or its primary's data was seen arriving."""
 
     @property
     def epoch(self) -> int:

@@ -32,6 +32,8 @@ class ServiceView:
     """The upstream's data is arriving (first copy finished)."""
     empty: bool = False
     """It holds no data at all: it must never become anybody's source while others hold some."""
+    durable: bool = False
+    """Whatever it has received survives its own restart; otherwise a restart may have taken it back to an older copy."""
     writes_held: bool = False
     replicas: int = 0
     software: str = ""
@@ -182,6 +184,8 @@ class KeeperView:
     """The gate lets clients read from a standby."""
     main_exited: bool = False
     """The service's main process is gone and its process tree is empty."""
+    stranger: bool = False
+    """The service's process took another one's place, and may have come back without its data."""
     peers: tuple[PeerView, ...] = ()
 
     def knows_newer(self, version: int, incarnation: int) -> bool:

@@ -1,5 +1,6 @@
 """Who could take over, and who should: the members' own words put before the strategy."""
 
+from orchestrator.domain.effects import Run
 from orchestrator.domain.observations import Role, Statement
 from orchestrator.domain.positions import Position, bytes_behind
 from orchestrator.domain.record import Record
@@ -73,6 +74,38 @@ def why_not_electable(state: State) -> str:
     if view.role is not Role.STANDBY:
         return "its service is not a standby"
     return ""
+
+
+def present_run(state: State) -> Run | None:
+    """The run of the local service that answers now, as the keeper watches it."""
+    view, keeper = state.local.view, state.keeper
+    if view is None or keeper is None or (keeper.pid, keeper.process_started) != (view.pid, view.process_started):
+        return None
+    return Run(keeper.life, view.pid, view.process_started)
+
+
+def why_not_whole(state: State, record: Record) -> str:
+    """Why the data here may be far older than what it once was; empty when that is known not to be so.
+
+    A service that was restarted may have come back with an older copy, or none. Its own word is not enough then: it has
+    followed the primary since, or has all that the primary was last known to have.
+    """
+    view = state.local.view
+    if view is None or view.durable or (state.history.whole is not None and state.history.whole == present_run(state)):
+        return ""
+    if expected_loss(state, record, view.position) == 0:
+        return ""
+    return "its service was restarted, and may have come back with an older copy of the data"
+
+
+def who_holds_data(state: State) -> NodeName | None:
+    """Another member that said, when it was last heard, that it holds data."""
+    for name in state.group.member_names:
+        peer = state.peer(name)
+        said = peer.statement if peer is not None else None
+        if name != state.me and said is not None and said.position is not None and not said.empty:
+            return name
+    return None
 
 
 def all_settled(state: State, record: Record) -> bool:

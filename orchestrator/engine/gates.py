@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from orchestrator.domain.observations import Hold, Role
+from orchestrator.domain.observations import Health, Hold, Role
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Cause, Record, Request
 from orchestrator.domain.spans import Instant, in_words, waited_until
@@ -92,6 +92,9 @@ def service_ready(state: State, record: Record) -> Red | None:
         return Red(reason=reason)
     if state.keeper is not None and state.keeper.hold is not Hold.NONE:
         return Red(reason="the service here may still be committing in an older epoch")
+    view, holder = state.local.view, electing.who_holds_data(state)
+    if view is not None and view.empty and holder is not None and electing.why_not_whole(state, record):
+        return Red(reason=f"its service came back empty, and {holder} held data; `tanist adopt` says whose data counts")
     return None
 
 
@@ -143,9 +146,23 @@ def may_act(state: State) -> Permission:
     level = automation_for(effective_diagnosis(state, state.verdict), state.policy)
     request = approved(state)
     answer = permission(level, approved=request is not None)
-    if answer is Permission.GO and request is None and not_cooled_down(state) is not None:
+    if answer is Permission.GO and request is None and (not_cooled_down(state) is not None or doubtful_data(state)):
         return Permission.ASK
     return answer
+
+
+def doubtful_data(state: State) -> str:
+    """Why a takeover by this member takes a person's word, whatever the policy; empty when it does not.
+
+    A primary that yields has compared its own data with the standbys' and found less; a release may name its position.
+    """
+    record = state.record
+    if record is None:
+        return ""
+    told, release = state.told.get(record.primary.name), usable_release(state, record)
+    if (told is not None and told.health is Health.YIELDING) or (release is not None and release.position is not None):
+        return ""
+    return electing.why_not_whole(state, record)
 
 
 def not_cooled_down(state: State) -> Instant | None:
@@ -165,7 +182,8 @@ def permitted(state: State, record: Record) -> Red | None:
     if until is not None:
         return Red(reason=f"cool-down after the last failover for another {in_words(until - state.now)}", until=until)
     if answer is Permission.ASK:
-        return Red(reason="policy asks for a person's confirmation")
+        doubt = doubtful_data(state)
+        return Red(reason=f"{doubt}: a person's confirmation is needed" if doubt else "policy asks for a person's confirmation")
     return Red(reason="policy leaves it to a person")
 
 

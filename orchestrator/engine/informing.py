@@ -3,7 +3,7 @@
 from typing import Final
 
 from orchestrator.domain import commands
-from orchestrator.domain.effects import EnsureClients, History, ReadMediator, Remember, TellKeeper
+from orchestrator.domain.effects import EnsureClients, History, ReadMediator, Remember, Run, TellKeeper
 from orchestrator.domain.observations import Health, Hold, KeeperView, Role, ServiceView, Statement
 from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
@@ -65,7 +65,7 @@ def _writable_epoch(state: State, view: ServiceView, keeper: KeeperView) -> int:
     15). A process that replaced another one is not guarded but killed, or compared, by its phase.
     """
     guarded = state.phase in (Phase.STARTING, Phase.SERVING, Phase.JOINING, Phase.STANDBY)
-    stranger = keeper.main_exited or keeper.pid not in (0, view.pid)
+    stranger = keeper.stranger or keeper.main_exited or keeper.pid not in (0, view.pid)
     return state.history.served_epoch if guarded and view.role is Role.PRIMARY and not stranger else 0
 
 
@@ -154,10 +154,17 @@ def _remember(turn: Turn) -> None:
     served = state.history.served_epoch
     if record.primary.name == state.me and state.phase in (Phase.PROMOTING, Phase.SERVING):
         served = record.epoch
-    history = History(record=record, served_epoch=served)
+    history = History(record=record, served_epoch=served, whole=_whole(state))
     if history != state.history:
         turn.change(history=history)
         turn.emit(Remember(history))
+
+
+def _whole(state: State) -> Run | None:
+    """A run of the service is whole once it serves, or has its primary's data arriving; that lasts until it ends."""
+    run = electing.present_run(state)
+    arriving = following(state) is not None and following(state) == state.primary
+    return run if run is not None and (arriving or state.phase is Phase.SERVING) else state.history.whole
 
 
 def watch_record(turn: Turn) -> None:

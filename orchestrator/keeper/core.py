@@ -276,6 +276,7 @@ class Core:
             pid=memory.pid,
             process_started=memory.process_started,
             main_exited=memory.exited,
+            stranger=memory.stranger,
             readable=memory.readable,
             peers=tuple(
                 PeerView(
@@ -549,6 +550,7 @@ class Core:
         if memory.right_epoch != epoch or now >= self._right(now) - 2 * self.budget:
             return Declined("arm", f"no right in epoch {epoch} that lasts long enough to promote in")
         memory.hold = Hold.PROMOTING
+        memory.stranger = False
         memory.readable = False
         memory.writable_epoch = epoch
         self._beat_all(now)
@@ -626,19 +628,20 @@ class Core:
         """The service's main process; one that is writable without a right is frozen at once (rule 15).
 
         Only the first process that a life ever sees may be writable when it is found. One that has taken the place of
-        another is a stranger: it may have come back without its data, and is never let into the right of the one before.
+        another is a stranger: it may have come back without its data, and is never let into the right of the one before. It
+        stays one until it has been seen as a standby, or is armed by a right of its own.
         """
         memory = self.memory
         another = (memory.pid, memory.process_started) != (found.pid, found.process_started)
         if another and memory.hold is not Hold.NONE:
             return Declined("found", f"process {memory.pid} holds the right; process {found.pid} is a stranger")
-        stranger = memory.watched and (another or memory.exited)
+        memory.stranger = (memory.stranger or (memory.watched and (another or memory.exited))) and not found.readable
         if another:
             memory.pid, memory.process_started = found.pid, found.process_started
             memory.exited = False
         memory.watched = True
         if found.writable_epoch and memory.hold is Hold.NONE:
-            if stranger:
+            if memory.stranger:
                 memory.readable = False
                 return Declined("found", f"process {found.pid} runs as primary, and has taken another one's place")
             memory.hold = Hold.SERVING

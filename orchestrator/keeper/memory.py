@@ -78,7 +78,9 @@ class Memory:
     process_started: int = 0
     exited: bool = False
     watched: bool = False
-    """This life has watched a process of the service: another one is a stranger, whose data nobody has compared."""
+    """This life has watched a process of the service: the next one is a stranger."""
+    stranger: bool = False
+    """The process took the place of another one, and nobody has compared its data yet: it is not let into a right."""
     readable: bool = False
     """The service is a confirmed standby, which clients may read from."""
     heard: dict[str, tuple[int, int]] = field(default_factory=dict)

@@ -50,9 +50,9 @@ class Checkers:
         """A service that came back without its data must not serve while another member holds some."""
         hosts = self._world.hosts
         for name in writable:
-            instance = hosts[name].instance
-            if instance is None or instance.offset:
-                continue
+            instance, keeper = hosts[name].instance, hosts[name].keeper
+            if instance is None or instance.offset or keeper is None or keeper.frozen:
+                continue  # while nothing runs that could close it, the gate is open to its end
             full = [other for other, host in hosts.items() if host.instance is not None and host.instance.offset]
             if full:
                 self.broken("P3", f"{name} serves empty, and {', '.join(full)} would copy the emptiness")
@@ -85,8 +85,8 @@ class Checkers:
     def _check_word(self, before: Snapshot, record: Record) -> None:
         """P8: under confirm and manual no role changes without a person's word for exactly this epoch."""
         level = self._world.settings.automation
-        if record.cause is Cause.FOUNDING or level is Automation.AUTOMATIC:
-            return
+        if record.cause in (Cause.FOUNDING, Cause.ADOPTION) or level is Automation.AUTOMATIC:
+            return  # an adoption is itself a person's word
         request = before.control.request
         if level is Automation.OBSERVE:
             self.broken("P8", f"epoch {record.epoch} began although policy only observes")

@@ -6,6 +6,8 @@ from random import Random
 
 from orchestrator.domain.policy import Automation
 from orchestrator.engine import words
+from orchestrator.engine.adopting import adopted
+from orchestrator.engine.starting import YIELD_GATE
 from orchestrator.simulation.checkers import Broken
 from orchestrator.simulation.faults import heal_everything, nemesis
 from orchestrator.simulation.settings import Settings
@@ -75,6 +77,22 @@ def become_whole(world: World, within: float = WHOLE_WITHIN) -> None:
         )
 
 
+def adopt_if_asked(world: World) -> None:
+    """A service that came back empty waits for a person, who says that the member with the most data counts."""
+    daemons = [host.daemon for host in world.hosts.values() if host.daemon is not None]
+    waiting = [each.state.refusals.get("serve") for each in daemons]
+    if not any(refusal is not None and refusal.gate == YIELD_GATE for refusal in waiting):
+        return
+    members = [host for host in world.hosts.values() if host.instance is not None]
+    best = max(members, key=lambda host: host.instance.offset if host.instance is not None else 0)
+    group = world.settings.group
+    known = world.store.read(group.name)
+    speaker = daemons[0].state
+    record = adopted(speaker, known.record, best.name, by="ann", epoch_above=0, draw=lambda: world.random.getrandbits(62))
+    world.tell("ann", f"adopts {best.name}")
+    world.store.restore(replace(known, record=record))
+
+
 def random_trouble(world: World) -> None:
     """Faults, up to several at a time, around the length of the lease; then healing, and the group must be whole again."""
     become_whole(world)
@@ -84,6 +102,8 @@ def random_trouble(world: World) -> None:
         nemesis(world)
         world.run(world.random.choice([0.05, 0.3, 1.0, 2.5]) * lease * world.random.uniform(0.5, 1.5))
     heal_everything(world)
+    if not world.run_until(world.is_whole, WHOLE_WITHIN / 4):
+        adopt_if_asked(world)
     if world.settings.automation is Automation.AUTOMATIC:
         become_whole(world)
     else:
