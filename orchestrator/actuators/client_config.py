@@ -43,9 +43,11 @@ class ClientFileActuator:
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True
         )
         try:
-            self._template = environment.from_string(file.template.read_text())
+            self._template = environment.from_string(file.template.read_text(encoding="utf-8"))
         except OSError as error:
             raise RefusedByPeer(f"template {file.template}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise RefusedByPeer(f"template {file.template}: not UTF-8 text at byte {error.start}") from error
         except jinja2.TemplateSyntaxError as error:
             raise RefusedByPeer(f"template {file.template}, line {error.lineno}: {error.message}") from error
 
@@ -60,7 +62,7 @@ class ClientFileActuator:
                 f"{self.file.path} leads to the primary of epoch {self._obeyed_epoch}; epoch {wanted.epoch} is older"
             )
         self._obeyed_epoch = wanted.epoch
-        text = self.render(wanted.primary, wanted.epoch)
+        text = self.render(wanted.primary, wanted.epoch).encode()
         if self.file.check is None and self.file.reload is None:
             return await asyncio.to_thread(self._write_if_different, text)
         before = await asyncio.to_thread(self._read)
@@ -77,7 +79,7 @@ class ClientFileActuator:
         return True
 
     async def would_change(self, wanted: EnsureClients) -> str:
-        before = await asyncio.to_thread(self._read) or ""
+        before = (await asyncio.to_thread(self._read) or b"").decode(errors="replace")
         after = self.render(wanted.primary, wanted.epoch)
         path = str(self.file.path)
         return "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), path, path))
@@ -96,18 +98,21 @@ class ClientFileActuator:
                 group=self._group.name,
                 epoch=epoch,
             )
-        except jinja2.UndefinedError as error:
-            raise RefusedByPeer(f"template {self.file.template}: {error.message}") from error
+        except Exception as error:  # a template is the operator's program: it may fail in any way
+            told = error.message if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+            raise RefusedByPeer(f"template {self.file.template}{_line_of(error)}: {told}") from error
 
     # --- the file ----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> str | None:
+    def _read(self) -> bytes | None:
         try:
-            return self.file.path.read_text()
+            return self.file.path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise NotConfirmed(f"{self.file.path} cannot be read: {error.strerror}") from error
 
-    def _write_if_different(self, text: str) -> bool:
+    def _write_if_different(self, text: bytes) -> bool:
         """Replaced and read back; False when it said so already."""
         if self._read() == text:
             return False
@@ -119,24 +124,29 @@ class ClientFileActuator:
     def _beside(self) -> Path:
         return self.file.path.with_name(f".{self.file.path.name}.tanist")
 
-    def _write_beside(self, text: str) -> Path:
+    def _write_beside(self, text: bytes) -> Path:
         """A whole new file next to the old one, on disk before it takes its place: power may fail at any moment."""
         beside = self._beside()
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, self.file.mode)
-        with os.fdopen(descriptor, "w") as stream:
-            os.fchmod(stream.fileno(), self.file.mode)
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, self.file.mode)
+            with os.fdopen(descriptor, "wb") as stream:
+                os.fchmod(stream.fileno(), self.file.mode)
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise NotConfirmed(f"{self.file.path} could not be written: {beside}: {error.strerror}") from error
         return beside
 
-    def _replace(self, text: str) -> None:
+    def _replace(self, text: bytes) -> None:
+        beside = self._write_beside(text)
         try:
-            os.replace(self._write_beside(text), self.file.path)
+            os.replace(beside, self.file.path)
         except OSError as error:
+            beside.unlink(missing_ok=True)
             raise NotConfirmed(f"{self.file.path} could not be written: {error.strerror}") from error
 
-    async def _check(self, text: str) -> None:
+    async def _check(self, text: bytes) -> None:
         if self.file.check is None:
             return
         beside = await asyncio.to_thread(self._write_beside, text)
@@ -155,7 +165,7 @@ class ClientFileActuator:
             self._unconfirmed = True
             raise NotConfirmed(f"{self.file.path} was written, but its reload failed: {error}") from error
 
-    async def _roll_back(self, before: str | None) -> None:
+    async def _roll_back(self, before: bytes | None) -> None:
         """What stood before stands again, and is reloaded too, so that file and clients agree."""
         if before is None:
             await asyncio.to_thread(self.file.path.unlink, True)
@@ -169,3 +179,13 @@ class ClientFileActuator:
 
     async def _run(self, command: str) -> None:
         await run_command(["/bin/sh", "-c", command], within=self.file.reload_within)
+
+
+def _line_of(error: BaseException) -> str:
+    """Where in the template it failed: jinja2 puts the template's own lines into the traceback."""
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}" if line else ""

@@ -31,7 +31,7 @@ ACTS_HERE_ONLY: Final = "acts are taken on this host's own socket only: use the 
 class Word(BaseModel):
     """What a person says, and who says it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     by: str
     target: str | None = None
@@ -175,8 +175,8 @@ async def _read_word(request: Request) -> Word:
 
 def _count(request: Request) -> int:
     text = request.query_params.get("last", str(HISTORY_SHOWN))
-    if not text.isdigit():
-        raise HTTPException(422, f"last: read {text!r}, expected a number")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HTTPException(422, f"last: read {text[:40]!r}, expected a number")
     return int(text)
 
 

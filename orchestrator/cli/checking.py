@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from rich.text import Text
 
 from orchestrator.actuators.client_config import ClientFileActuator
-from orchestrator.cli.context import Setting, console, fail, pass_setting, told_well
+from orchestrator.cli.context import Setting, console, fail, pass_setting, tell, told_well
 from orchestrator.config.build import client_files, domain_group, groups_of
 from orchestrator.config.models import ClusterConfig, json_schema, split_host_port
 from orchestrator.daemon.assemble import make_mediator, make_service
@@ -48,13 +49,12 @@ def check(setting: Setting, offline: bool) -> None:
     if not offline:
         findings += asyncio.run(_check_reach(config, node))
     for finding in findings:
-        mark = "[bold red]wrong[/]" if finding.bad else "[yellow]note [/]"
-        console.print(f"{mark}  ", end="")
-        console.print(finding.text, markup=False, soft_wrap=True)
+        mark = Text("wrong", "bold red") if finding.bad else Text("note ", "yellow")
+        console.print(mark.append(f"  {finding.text}", "default"), soft_wrap=True)
     bad = sum(finding.bad for finding in findings)
     if bad:
         fail(f"{setting.config_path}: {bad} {'thing is' if bad == 1 else 'things are'} wrong for node {node}")
-    console.print(f"{setting.config_path} is in order for node {node} ({', '.join(groups_of(config, node))})")
+    tell(f"{setting.config_path} is in order for node {node} ({', '.join(groups_of(config, node))})")
 
 
 def _check_files(config: ClusterConfig, node: str) -> Iterator[Finding]:
@@ -65,7 +65,9 @@ def _check_files(config: ClusterConfig, node: str) -> Iterator[Finding]:
             yield Finding(True, str(error))
     for directory in (config.directories.run, config.directories.state):
         parent = next(each for each in (directory, *directory.parents) if each.exists())
-        if not os.access(parent, os.W_OK):
+        if not parent.is_dir():
+            yield Finding(True, f"{directory} cannot be made or written: {parent} is no directory")
+        elif not os.access(parent, os.W_OK):
             yield Finding(True, f"{directory} cannot be made or written: {parent} is not writable for this user")
     for name in groups_of(config, node):
         group = domain_group(config, name)
@@ -176,7 +178,7 @@ def key(path: Path) -> None:
         fail(f"{path}: {error.strerror}")
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_hex(32) + "\n")
-    console.print(f"wrote a new key to {path}; copy it to every node, and keep it secret", soft_wrap=True)
+    tell(f"wrote a new key to {path}; copy it to every node, and keep it secret")
 
 
 @click.command()

@@ -30,6 +30,11 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 
 
+def tell(text: str, style: str = "") -> None:
+    """One sentence or line, whole: names and reasons are printed as they are, and a pipe does not break it."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
+
+
 def fail(text: str, status: int = EXIT_REFUSED) -> NoReturn:
     mistakes.print(text, style="red", markup=False, soft_wrap=True)
     raise SystemExit(status)
@@ -66,7 +71,12 @@ pass_setting = click.make_pass_decorator(Setting)
 
 def person() -> str:
     """Who gives the word: the login name, through sudo too."""
-    return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    if sudoer := os.environ.get("SUDO_USER"):
+        return sudoer
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"user {os.getuid()}"
 
 
 def told_well(command: Callable[P, R]) -> Callable[P, R]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.context import Setting, console, fail, pass_setting, told_well
+from orchestrator.cli.context import Setting, fail, pass_setting, tell, told_well
 from orchestrator.config.build import groups_of, keeper_setup, run_directory
 from orchestrator.daemon.supervision import HostLock, make_directories
 from orchestrator.keeper.gate import NoGate, remove_table, table_name, why_impossible
@@ -45,7 +45,7 @@ def dismantle(setting: Setting, yes: bool) -> None:
     finally:
         lock.release()
     told = ", ".join(groups_of(config, node)) or "no group"
-    console.print(f"{node}: the keeper has ended and the gates are gone ({told})")
+    tell(f"{node}: the keeper has ended and the gates are gone ({told})")
 
 
 def _end_keeper(path: Path) -> None:

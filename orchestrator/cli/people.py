@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from orchestrator.api.client import ApiClient
-from orchestrator.cli.context import Setting, console, fail, mistakes, pass_setting, person, pick_group, told_well
+from orchestrator.cli.context import Setting, fail, pass_setting, person, pick_group, tell, told_well
 from orchestrator.domain.spans import in_words
 
 WAIT_FOR = 60.0
@@ -50,17 +50,19 @@ def _ask(setting: Setting, act: str, group: str | None, target: str | None, by: 
     began = time.monotonic()
     said = client.post(f"/v1/groups/{name}/{act}", {"by": by, "target": target})
     if no_wait:
-        console.print(f"{act} of {name} asked for, in the name of {by}")
+        tell(f"{act} of {name} asked for, in the name of {by}")
         return
     after = _wait(client, name, before["epoch"], said["said"]["request"]["id"], began)
     took = in_words(time.monotonic() - began)
-    console.print(f"{after['serving']} is primary of {name} in epoch {after['epoch']}, {took} after the word")
+    tell(f"{after['serving']} is primary of {name} in epoch {after['epoch']}, {took} after the word")
 
 
 def _wait(client: ApiClient, name: str, epoch: int, request: str, began: float) -> dict[str, Any]:
     """Until somebody serves a newer epoch, or the word was refused."""
     seen_standing = False
-    while time.monotonic() < began + WAIT_FOR:
+    while True:
+        if time.monotonic() > began + WAIT_FOR:
+            fail(f"not done after {WAIT_FOR:.0f} s; `tanist explain {name}` tells why")
         time.sleep(LOOK_EVERY)
         now: dict[str, Any] = client.get(f"/v1/groups/{name}")
         if now["epoch"] > epoch and now["serving"] is not None:
@@ -69,8 +71,6 @@ def _wait(client: ApiClient, name: str, epoch: int, request: str, began: float) 
         seen_standing = seen_standing or standing
         if seen_standing and not standing and now["epoch"] == epoch:
             _tell_refusal(client, name)
-    mistakes.print(f"not done after {WAIT_FOR:.0f} s; `tanist explain {name}` tells why", style="red")
-    raise SystemExit(1)
 
 
 def _tell_refusal(client: ApiClient, name: str) -> None:
@@ -87,17 +87,18 @@ def proposals(setting: Setting, group: str | None) -> None:
     """Decisions that wait for a person, with everything that the person needs to decide."""
     client = setting.client()
     groups = client.get("/v1/status")["groups"]
-    waiting = [each["proposal"] for name, each in groups.items() if each["proposal"] is not None and group in (None, name)]
+    chosen = list(groups) if group is None else [pick_group(client, group)]
+    waiting = [groups[name]["proposal"] for name in chosen if groups[name]["proposal"] is not None]
     if not waiting:
-        console.print("nothing waits for a person")
+        tell("nothing waits for a person")
     for each in waiting:
-        console.print(f"[bold]{each['id']}[/bold]  for epoch {each['epoch']}, expires in {_rest(each['expires_wall'])}")
-        console.print(f"  {each['situation']}", markup=False)
+        tell(f"{each['id']}  for epoch {each['epoch']}, expires in {_rest(each['expires_wall'])}", "bold")
+        tell(f"  {each['situation']}")
         loss = each["expected_loss_bytes"]
-        console.print(f"  expected loss: {'cannot be told' if loss is None else f'{loss} bytes'}")
+        tell(f"  expected loss: {'cannot be told' if loss is None else f'{loss} bytes'}")
         for line in each["evidence"]:
-            console.print(f"  {line}", style="dim", markup=False)
-        console.print(f"  tanist confirm {each['id']}    or    tanist reject {each['id']}")
+            tell(f"  {line}", "dim")
+        tell(f"  tanist confirm {each['id']}    or    tanist reject {each['id']}")
 
 
 def _rest(expires_wall: float) -> str:
@@ -119,10 +120,10 @@ def confirm(setting: Setting, proposal: str, by: str, epoch: int | None, no_wait
     body = {"by": by, "proposal": proposal, "epoch": epoch if epoch is not None else found["epoch"]}
     said = client.post(f"/v1/groups/{name}/confirm", body)
     if no_wait:
-        console.print(f"{proposal} approved in the name of {by}")
+        tell(f"{proposal} approved in the name of {by}")
         return
     after = _wait(client, name, found["epoch"], said["said"]["request"]["id"], began)
-    console.print(f"{after['serving']} is primary of {name} in epoch {after['epoch']}")
+    tell(f"{after['serving']} is primary of {name} in epoch {after['epoch']}")
 
 
 @click.command()
@@ -135,7 +136,7 @@ def reject(setting: Setting, proposal: str, by: str) -> None:
     client = setting.client()
     name, _ = _find(client, proposal)
     client.post(f"/v1/groups/{name}/reject", {"by": by, "proposal": proposal})
-    console.print(f"{proposal} rejected in the name of {by}")
+    tell(f"{proposal} rejected in the name of {by}")
 
 
 def _find(client: ApiClient, proposal: str) -> tuple[str, dict[str, Any]]:
@@ -158,7 +159,7 @@ def pause(setting: Setting, group: str | None, by: str, reason: str) -> None:
     client = setting.client()
     name = pick_group(client, group)
     client.post(f"/v1/groups/{name}/pause", {"by": by, "reason": reason})
-    console.print(f"{name} is paused in the name of {by}; `tanist resume {name}` ends it")
+    tell(f"{name} is paused in the name of {by}; `tanist resume {name}` ends it")
 
 
 @click.command()
@@ -171,7 +172,7 @@ def resume(setting: Setting, group: str | None, by: str) -> None:
     client = setting.client()
     name = pick_group(client, group)
     client.post(f"/v1/groups/{name}/resume", {"by": by})
-    console.print(f"{name} goes on by itself")
+    tell(f"{name} goes on by itself")
 
 
 @click.command()
@@ -193,7 +194,7 @@ def adopt(setting: Setting, group: str | None, primary: str, epoch_above: int, b
     report = client.get(f"/v1/groups/{name}")
     silent = [each["name"] for each in report["members"] if each["silent"] and not each["witness"]]
     if not yes:
-        console.print(f"the highest epoch known here is {report['epoch']}; not heard: {', '.join(silent) or 'nobody'}")
+        tell(f"the highest epoch known here is {report['epoch']}; not heard: {', '.join(silent) or 'nobody'}")
         click.confirm(
             f"Every other record of {name} will count no more. Is {primary}'s data the one to keep, and is every member that "
             "is not heard stopped?",
@@ -201,4 +202,4 @@ def adopt(setting: Setting, group: str | None, primary: str, epoch_above: int, b
         )
     said = client.post(f"/v1/groups/{name}/adopt", {"by": by, "target": primary, "epoch": epoch_above})
     record = said["record"]
-    console.print(f"{name}: adopted in the name of {by}: {record['primary']['name']} in epoch {record['epoch']}", soft_wrap=True)
+    tell(f"{name}: adopted in the name of {by}: {record['primary']['name']} in epoch {record['epoch']}")

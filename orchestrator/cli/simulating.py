@@ -7,7 +7,7 @@ import click
 from rich.progress import Progress
 from rich.table import Table
 
-from orchestrator.cli.context import EXIT_USAGE, console, fail
+from orchestrator.cli.context import EXIT_USAGE, console, fail, tell
 from orchestrator.domain.spans import in_words
 from orchestrator.simulation.campaign import plan, run_seed, run_seeds
 from orchestrator.simulation.rules import BY_NAME, RULES
@@ -56,9 +56,9 @@ def _replay(seed: int, rule: str | None) -> None:
     planned = plan(seed, BY_NAME[rule] if rule else None)
     result = run_seed(seed, rule, trace=True)
     for line in result.transcript:
-        console.print(line, markup=False, soft_wrap=True)
+        tell(line)
     settings = planned.settings
-    console.print(
+    tell(
         f"seed {seed}: {planned.schedule}; {settings.members} members, {settings.witnesses} witnesses, "
         f"lease {in_words(settings.lease)}, {settings.automation}, {'gate' if settings.gate else 'no gate'}; "
         f"{result.simulated:.1f} s simulated, {result.failovers} failovers, {result.freezes} freezes"
@@ -68,7 +68,7 @@ def _replay(seed: int, rule: str | None) -> None:
 
 
 def _say_verdict(result: Result) -> None:
-    console.print("every promise held" if result.held else f"[bold red]{result.broken}[/]", soft_wrap=True)
+    tell("every promise held") if result.held else tell(result.broken or "", "bold red")
 
 
 def _search(first: int, seeds: int, rule: str | None, keep_going: bool, processes: int) -> None:
@@ -97,16 +97,14 @@ def _report(
     first: int, done: int, simulated: float, took: float, rule: str | None, broken: list[Result], kinds: Counter[str]
 ) -> None:
     off = f" without the rule {rule}" if rule else ""
-    console.print(
-        f"{done} schedules{off} from seed {first}: {simulated / 3600:.1f} hours simulated in {in_words(took)}", soft_wrap=True
-    )
+    tell(f"{done} schedules{off} from seed {first}: {simulated / 3600:.1f} hours simulated in {in_words(took)}")
     if not broken:
-        console.print("every promise held in every schedule", style="bold green")
+        tell("every promise held in every schedule", "bold green")
         if rule is not None and BY_NAME[rule].unshown:
-            console.print(f"as expected: {BY_NAME[rule].unshown}", soft_wrap=True)
+            tell(f"as expected: {BY_NAME[rule].unshown}")
         return
     told = ", ".join(f"{kind} {number} times" for kind, number in kinds.most_common())
-    console.print(f"broken: {told}", style="bold red")
+    tell(f"broken: {told}", "bold red")
     for result in sorted(broken, key=lambda each: each.seed)[:BROKEN_SHOWN]:
         again = f"tanist simulate --seed {result.seed}" + (f" --without {rule}" if rule else "")
-        console.print(f"  {result.broken}\n    {again}", markup=False, soft_wrap=True)
+        tell(f"  {result.broken}\n    {again}")

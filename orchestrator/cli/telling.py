@@ -20,7 +20,9 @@ STYLES = {"decision": "bold", "refusal": "yellow", "alarm": "bold red", "event":
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
 @click.option("--watch", is_flag=True, help="Draw it anew until interrupted.")
-@click.option("--every", default=0.5, show_default=True, help="Seconds between two drawings with --watch.")
+@click.option(
+    "--every", type=click.FloatRange(0.05), default=0.5, show_default=True, help="Seconds between two drawings with --watch."
+)
 @pass_setting
 @told_well
 def status(setting: Setting, as_json: bool, watch: bool, every: float) -> None:
@@ -114,7 +116,7 @@ def _draw_remarks(group: dict[str, Any]) -> list[RenderableType]:
 
 @click.command()
 @click.argument("group", required=False)
-@click.option("--last", default=12, show_default=True, help="How many sentences of the history.")
+@click.option("--last", type=click.IntRange(0), default=12, show_default=True, help="How many sentences of the history.")
 @click.option("--json", "as_json", is_flag=True)
 @pass_setting
 @told_well
@@ -163,7 +165,7 @@ def history_lines(entry: dict[str, Any]) -> list[RenderableType]:
 
 @click.command()
 @click.argument("group", required=False)
-@click.option("--last", default=50, show_default=True, help="How many sentences.")
+@click.option("--last", type=click.IntRange(0), default=50, show_default=True, help="How many sentences.")
 @click.option("--json", "as_json", is_flag=True)
 @pass_setting
 @told_well

@@ -103,6 +103,8 @@ def _expected(place: Place, details: ErrorDetails) -> str:
             return "expected a section with a key for each name"
         case "tuple_type":
             return "expected a list"
+        case "bool_type" | "bool_parsing":
+            return "expected true or false"
         case "path_type":
             return "expected a path"
         case "too_short":

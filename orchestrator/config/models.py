@@ -381,7 +381,7 @@ def _file_problems(config: ClusterConfig) -> list[str]:
     taken: dict[tuple[str, Path], str] = {}
     problems = []
     for group_name, group in config.groups.items():
-        part = (*group.members, *config.witnesses_of(group))
+        part = tuple(dict.fromkeys((*group.members, *config.witnesses_of(group))))
         for number, client in enumerate(group.clients):
             place = f"groups.{group_name}.clients.{number}.file"
             strangers = [name for name in client.file.nodes if name not in part]

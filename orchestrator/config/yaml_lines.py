@@ -48,12 +48,13 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers = {
-        letter: [each for each in resolvers if each[0] != _BOOL]
-        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    pass
 
 
+_Loader.yaml_implicit_resolvers = {
+    letter: [each for each in resolvers if each[0] != _BOOL]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(_BOOL, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
@@ -117,5 +118,6 @@ def _dotted(place: Place) -> str:
 def _scalar(loader: _Loader, node: yaml.Node, place: Place) -> Any:
     try:
         return loader.construct_object(node, deep=True)
-    except ValueError as error:  # it looks like a date or a number, or is said to be one, and is none
-        raise BadYaml(node.start_mark.line + 1, f"{_dotted(place)}: read {node.value!r}: {error}") from None
+    except ValueError:  # it looks like a date or a number, or is said to be one
+        kind = node.tag.rpartition(":")[2]
+        raise BadYaml(node.start_mark.line + 1, f"{_dotted(place)}: read {node.value!r}, which is no {kind}") from None

@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 from orchestrator.domain.plain import Unreadable, from_plain, to_plain
 from orchestrator.domain.record import Control, Record
+from orchestrator.domain.spans import FOREVER
 from orchestrator.ports import RefusedByPeer
 
 T = TypeVar("T", Record, Control)
@@ -25,6 +26,8 @@ def decode_record(data: bytes, version: int, where: str) -> Record:
             f"{where} says version {record.version}, but the mediator counts version {version}: somebody else has "
             "written it; restore it by `tanist adopt`"
         )
+    if not 0 < record.lease < FOREVER:
+        raise RefusedByPeer(f"{where}: lease: read {record.lease}, expected a span of time")
     return record
 
 
@@ -38,7 +41,7 @@ def _decode(data: bytes, kind: type[T], where: str) -> T:
     except ValueError as error:
         raise RefusedByPeer(f"{where} is not JSON ({error}): read {data[:60]!r}") from None
     written_by = plain.get("format") if isinstance(plain, dict) else None
-    if not isinstance(written_by, int):
+    if type(written_by) is not int or written_by < 1:
         raise RefusedByPeer(f"{where} has no format number: read {data[:60]!r}")
     if written_by > FORMAT:
         raise RefusedByPeer(

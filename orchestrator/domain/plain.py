@@ -1,7 +1,7 @@
 """Domain values as plain JSON data and back, driven by their type hints: one codec for page, journal, mediator and channel.
 
 Unknown fields are ignored when reading (a newer version may have written them); missing ones take their default.
-A union of dataclasses carries the class name under `kind`.
+A union of dataclasses carries the class name under `kind`; a class with a field of that name stands below `value`.
 """
 
 import types
@@ -53,6 +53,9 @@ def _encoder(hint: Any) -> Codec:
     if get_origin(hint) is list:
         item = _encoder(get_args(hint)[0])
         return lambda value: [item(each) for each in value]
+    if get_origin(hint) is dict:
+        item = _encoder(get_args(hint)[1])
+        return lambda value: {name: item(each) for name, each in value.items()}
     if isinstance(hint, type) and is_dataclass(hint):
         return _dataclass_encoder(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -69,9 +72,15 @@ def _union_encoder(arms: tuple[Any, ...], _optional: bool) -> Codec:
         if value is None:
             return None
         arm: Any = type(value)
-        return {"kind": arm.__name__, **_encoder(arm)(value)}
+        plain = _encoder(arm)(value)
+        return {"kind": arm.__name__, **({"value": plain} if _has_own_kind(arm) else plain)}
 
     return encode_tagged
+
+
+@cache
+def _has_own_kind(cls: type) -> bool:
+    return any(field.name == "kind" for field in fields(cls))
 
 
 def _dataclass_encoder(cls: type) -> Codec:
@@ -93,6 +102,8 @@ def _decoder(hint: Any) -> Codec:
         return _union_decoder(*union)
     if get_origin(hint) in (tuple, list):
         return _sequence_decoder(hint)
+    if get_origin(hint) is dict:
+        return _mapping_decoder(hint)
     if isinstance(hint, type) and is_dataclass(hint):
         return _dataclass_decoder(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
@@ -146,6 +157,18 @@ def _sequence_decoder(hint: Any) -> Codec:
     return decode
 
 
+def _mapping_decoder(hint: Any) -> Codec:
+    """Of names to values: JSON knows no other keys."""
+    item = _decoder(get_args(hint)[1])
+
+    def decode(data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise Unreadable(f"read {data!r} where a mapping belongs")
+        return {name: item(each) for name, each in data.items()}
+
+    return decode
+
+
 def _union_decoder(arms: tuple[Any, ...], optional: bool) -> Codec:
     tagged: Mapping[str, Any] = {arm.__name__: arm for arm in arms if isinstance(arm, type)}
 
@@ -157,7 +180,7 @@ def _union_decoder(arms: tuple[Any, ...], optional: bool) -> Codec:
         arm = tagged.get(str(data.get("kind"))) if isinstance(data, Mapping) else None
         if arm is None:
             raise Unreadable(f"read {data!r} where one of {', '.join(tagged)} belongs")
-        return _decoder(arm)(data)
+        return _decoder(arm)(data.get("value") if _has_own_kind(arm) else data)
 
     return decode
 

@@ -373,9 +373,9 @@ RULES: Final[tuple[Rule, ...]] = (
         name="harmless-before-release",
         number="17",
         says="the right is released only when nothing here can commit",
-        shown_by="clocks apart",
-        off=(Instead(Core, "_harmless", _always), Instead(Core, "_right", Core._right)),
-        gate=False,
+        unshown="the engine gives up only what it has seen demoted or gone, and a frozen service is given up a lease after its "
+        "right ended; it stays because the keeper must not rest on the daemon's word for what it can see itself",
+        off=(Instead(Core, "_harmless", _always),),
     ),
     Rule(
         name="released-is-released",

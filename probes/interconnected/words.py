@@ -1,14 +1,32 @@
 """The daemon's words in a beat: its statement as compact JSON."""
 
 import json
+from dataclasses import replace
 from functools import lru_cache
+from typing import Final
 
 from orchestrator.domain.observations import Statement
 from orchestrator.domain.plain import Unreadable, from_plain, to_plain
+from probes.interconnected.wire import MAX_WORDS_BYTES
+
+LETTER_BYTES: Final = 12
+"""The most that JSON takes for one letter: two escapes of six bytes."""
 
 
 def encode(statement: Statement) -> bytes:
-    """Only what differs from an empty statement, so that a beat stays small."""
+    """Only what differs from an empty statement, so that a beat stays small; a long reason is cut to what a beat can carry."""
+    words = _pack(statement)
+    if len(words) > MAX_WORDS_BYTES:
+        statement = replace(statement, why_not=statement.why_not[:MAX_WORDS_BYTES])
+        words = _pack(statement)
+    while len(words) > MAX_WORDS_BYTES and statement.why_not:
+        most = (len(words) - MAX_WORDS_BYTES) // LETTER_BYTES + 1
+        statement = replace(statement, why_not=statement.why_not[:-most])
+        words = _pack(statement)
+    return words
+
+
+def _pack(statement: Statement) -> bytes:
     plain = {name: value for name, value in to_plain(statement).items() if value != _EMPTY[name]}
     return json.dumps(plain, separators=(",", ":")).encode()
 

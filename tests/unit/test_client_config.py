@@ -159,7 +159,7 @@ def test_a_crash_before_the_new_file_takes_its_place_leaves_the_old_one(client: 
 
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(SystemExit):
-        client.actuator()._replace("after\n")
+        client.actuator()._replace(b"after\n")
     assert client.path.read_text() == "before\n"
 
 
