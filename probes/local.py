@@ -38,4 +38,5 @@ class LocalProbe:
             began_at = self._clock()
             self._report(began_at, await self._look(self.within))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), self.every)
+                async with asyncio.timeout(self.every):
+                    await self._asked.wait()

@@ -44,4 +44,5 @@ class MediatedProbe:
             else:
                 self._report(snapshot)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), READ_EVERY)
+                async with asyncio.timeout(READ_EVERY):
+                    await self._asked.wait()

@@ -126,6 +126,10 @@ async def _read(mediator: Mediator, group: str) -> Snapshot:
 
 async def _check_mediator(config: ClusterConfig, node: str) -> list[Finding]:
     """With an identity of its own, so that the running daemon's presence is left alone."""
+    if config.mediator.startswith("sqlite://") and not (file := Path(config.mediator.removeprefix("sqlite://"))).exists():
+        if not file.parent.is_dir():
+            return [Finding(True, f"mediator: the directory {file.parent} does not exist")]
+        return [Finding(False, f"mediator: {file} does not exist yet: the first daemon will make it")]
     mediator = make_mediator(config, node, identity=None)
     await mediator.start()
     findings = []

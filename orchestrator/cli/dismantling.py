@@ -11,6 +11,7 @@ from orchestrator.cli.context import Setting, fail, pass_setting, tell, told_wel
 from orchestrator.config.build import groups_of, keeper_setup, run_directory
 from orchestrator.daemon.supervision import HostLock, make_directories
 from orchestrator.keeper.gate import NoGate, remove_table, table_name, why_impossible
+from orchestrator.keeper.group import guarded_mark
 
 END_WITHIN = 5.0
 
@@ -38,10 +39,12 @@ def dismantle(setting: Setting, yes: bool) -> None:
     lock = HostLock(run)
     try:
         _end_keeper(run / "keeper.lock")
-        for group in keeper_setup(config, node).groups:
+        setup = keeper_setup(config, node)
+        for group in setup.groups:
             if group.gate_port and not why_impossible():
                 _remove_gate(config.cluster, node, group.name)
             (run / f"{group.name}.page").unlink(missing_ok=True)
+            guarded_mark(setup, group.name).unlink(missing_ok=True)
     finally:
         lock.release()
     told = ", ".join(groups_of(config, node)) or "no group"

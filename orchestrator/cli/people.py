@@ -11,6 +11,8 @@ from orchestrator.domain.spans import in_words
 
 WAIT_FOR = 60.0
 LOOK_EVERY = 0.1
+HEARD_WITHIN = 3.0
+"""A word that the daemon does not show as standing after this long was answered between two looks."""
 
 by_option = click.option("--by", default=person, help="In whose name; by default the login name.")
 no_wait = click.option("--no-wait", is_flag=True, help="Do not wait until it is done.")
@@ -68,7 +70,7 @@ def _wait(client: ApiClient, name: str, epoch: int, request: str, began: float) 
         if now["epoch"] > epoch and now["serving"] is not None:
             return now
         standing = now["request"] is not None and now["request"]["id"] == request
-        seen_standing = seen_standing or standing
+        seen_standing = seen_standing or standing or time.monotonic() > began + HEARD_WITHIN
         if seen_standing and not standing and now["epoch"] == epoch:
             _tell_refusal(client, name)
 

@@ -124,7 +124,8 @@ class SqliteMediator:
             return call()
 
         try:
-            result = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._thread, run), within + 0.05)
+            async with asyncio.timeout(within + 0.05):
+                result = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         except TimeoutError:
             self._words = "no answer in time"
             raise Unreachable(f"{self.path}: no answer within {within:.2f} s") from None

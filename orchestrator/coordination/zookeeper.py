@@ -27,6 +27,7 @@ from kazoo.exceptions import (
     NodeExistsError,
     NoNodeError,
     RolledBackError,
+    RuntimeInconsistency,
 )
 from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
@@ -48,6 +49,9 @@ SESSION_TIMEOUT: Span = 4.0
 ENSURE_AGAIN: Span = 0.5
 RESTART_AFTER: Final = 8
 """Checks in a row, each `ENSURE_AGAIN` after the other, that find no connection."""
+
+FELL_WITH_ANOTHER: Final = (RolledBackError, RuntimeInconsistency)
+"""Answers of a transaction's operations that were not themselves at fault: those before, and those after, the one that was."""
 
 DOUBTS_BEFORE_RESTART: Final = 3
 """Calls in a row without an answer, after which the connection is given up for another server's."""
@@ -189,7 +193,8 @@ class ZooKeeperMediator:
 
         result.rawlink(lambda _: loop.call_soon_threadsafe(resolve))
         try:
-            value = await asyncio.wait_for(answered, within)
+            async with asyncio.timeout(within):
+                value = await answered
         except TimeoutError:
             self._client.withdraw(result)
             self._doubt()
@@ -228,7 +233,8 @@ class ZooKeeperMediator:
         if self._rival:
             raise RefusedByPeer(self._rival)
         try:
-            return await asyncio.wait_for(self._read(group, within), within)
+            async with asyncio.timeout(within):
+                return await self._read(group, within)
         except TimeoutError:
             raise Unreachable(f"ZooKeeper gave no answer within {within:.2f} s") from None
         except KazooException as error:
@@ -281,7 +287,7 @@ class ZooKeeperMediator:
         if not failed:
             self._incarnations[group] = _incarnation(write.record)
             return Written(outcome=WriteOutcome.APPLIED)
-        real = [each for each in failed if not isinstance(each, RolledBackError)]
+        real = [each for each in failed if not isinstance(each, FELL_WITH_ANOTHER)]
         if all(isinstance(each, BadVersionError | NoNodeError | NodeExistsError) for each in real):
             return Written(outcome=WriteOutcome.CONFLICT, reason=", ".join(_in_words(each) for each in real))
         return Written(outcome=WriteOutcome.UNKNOWN, reason=", ".join(_in_words(each) for each in failed))
@@ -317,14 +323,18 @@ class ZooKeeperMediator:
             raise Unreachable(_in_words(error)) from error
 
     async def adopt(self, group: GroupName, record: Record, within: Span) -> None:
+        """The older line's record goes in the same transaction, so that no write to it can succeed any more."""
         self._ready.discard(group)  # what was made once may have been emptied since
         await self._ensure_group(group, within)
         incarnation = _incarnation(record)
         transaction = self._client.transaction()
-        path = self._record_path(group, incarnation)
-        transaction.create(path, encode(record), acl=self._client.default_acl)
-        transaction.set_data(self._group(group), incarnation.encode())
         try:
+            older, state = await self._call(self._client.get_async(self._group(group)), within)
+            path = self._record_path(group, older.decode())
+            if older and await self._get(self._client.get_async(path), within) is not None:
+                transaction.delete(path)
+            transaction.create(self._record_path(group, incarnation), encode(record), acl=self._client.default_acl)
+            transaction.set_data(self._group(group), incarnation.encode(), version=state.version)
             results = await self._call(transaction.commit_async(), within)
         except KazooException as error:
             raise Unreachable(_in_words(error)) from error

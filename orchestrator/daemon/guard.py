@@ -25,8 +25,7 @@ class Watched:
         self.path = path
         self.lease = lease
         self.page: Page | None = None
-        self.froze_until: Instant = NEVER
-        """The right's end for which the guard has acted already."""
+        self.inode = 0
 
 
 class Guard:
@@ -70,10 +69,9 @@ class Guard:
 
     def _look_after(self, watched: Watched) -> Span:
         """Freeze if it is time; otherwise how long to wait at most."""
+        _reopen(watched)
         if watched.page is None:
-            watched.page = _open(watched.path)
-            if watched.page is None:
-                return GLANCE_EVERY
+            return GLANCE_EVERY
         right_until, _, guarded = watched.page.read_hot()
         if not guarded or right_until == FOREVER:
             return GLANCE_EVERY
@@ -81,19 +79,21 @@ class Guard:
         rest = due - now()
         if rest > 0:
             return rest
-        if watched.froze_until != right_until:
-            self._freeze(watched, right_until)
+        self._freeze(watched)
         return GLANCE_EVERY
 
-    def _freeze(self, watched: Watched, right_until: Instant) -> None:
+    def _freeze(self, watched: Watched) -> None:
+        """Unless it is seen stopped: the page alone may come from a keeper that recorded it, and did not live to do it."""
         assert watched.page is not None
         memory = watched.page.read()
-        if memory is None or memory.frozen_since is not None or not memory.pid:
-            return  # the keeper has done it, or is about to
-        watched.froze_until = right_until
+        if memory is None or not memory.pid:
+            return
+        tree = Tree(memory.pid, memory.process_started)
+        if tree.is_stopped():
+            return
         began = now()
         try:
-            Tree(memory.pid, memory.process_started).stop()
+            tree.stop()
         except NotAllowed as error:
             self._log(f"{watched.group}: CANNOT FREEZE: {error}")
             return
@@ -102,8 +102,11 @@ class Guard:
         self._froze(watched.group)
 
 
-def _open(path: Path) -> Page | None:
+def _reopen(watched: Watched) -> None:
+    """A page that was deleted and made anew is another file; one that was only deleted may still be written to."""
     try:
-        return Page(path, create=False)
+        inode = watched.path.stat().st_ino
+        if watched.page is None or inode != watched.inode:
+            watched.page, watched.inode = Page(watched.path, create=False), inode
     except (OSError, ValueError):
-        return None
+        pass

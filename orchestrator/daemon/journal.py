@@ -94,13 +94,16 @@ class _Rotating:
         self._size += len(line)
 
     def _rotate(self) -> None:
+        """A disk that refuses leaves a file that can still be written to: the present one, or a new one."""
         self._file.close()
-        for number in range(self._kept - 1, 0, -1):
-            older = self._numbered(number)
-            if older.exists():
-                older.rename(self._numbered(number + 1)) if number + 1 < self._kept else older.unlink()
-        self._path.rename(self._numbered(1))
-        self._open()
+        try:
+            for number in range(self._kept - 1, 0, -1):
+                older = self._numbered(number)
+                if older.exists():
+                    older.rename(self._numbered(number + 1)) if number + 1 < self._kept else older.unlink()
+            self._path.rename(self._numbered(1))
+        finally:
+            self._open()
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_suffix(f".{number}.jsonl")

@@ -56,6 +56,7 @@ class KeeperLink:
         self._closed = asyncio.Event()
         self._started_at = NEVER
         self._task: asyncio.Task[None] | None = None
+        self._children: set[int] = set()
         self.froze: set[str] = set()
         """Groups that the daemon's own guard has frozen, and of which no keeper knows yet."""
 
@@ -147,7 +148,8 @@ class KeeperLink:
         suspected = NEVER
         while True:
             try:
-                await asyncio.wait_for(self._closed.wait(), patience / 4)
+                async with asyncio.timeout(patience / 4):
+                    await self._closed.wait()
                 return
             except TimeoutError:
                 pass
@@ -176,6 +178,7 @@ class KeeperLink:
         if now() < self._started_at + START_AGAIN:
             return
         self._started_at = now()
+        self._reap()
         self.starts += 1
         log_path = self.setup.run / "keeper.log"
         descriptor = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
@@ -194,28 +197,46 @@ class KeeperLink:
             )
         finally:
             os.close(descriptor)
+        self._children.add(pid)
         self._log(f"started a keeper (process {pid}); it writes to {log_path}")
+
+    def _reap(self) -> None:
+        """Keepers that ended leave no zombie; the present one is nobody's to wait for."""
+        for pid in list(self._children):
+            try:
+                ended, _ = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                ended = pid
+            if ended:
+                self._children.discard(pid)
 
     # --- hearing -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        """All that waits is read before any of it is acted on: of a group only the newest view counts."""
         connection = self._socket
-        while connection is not None and connection is self._socket:
+        waiting: list[FromKeeper] = []
+        while connection is not None:
             try:
                 data = connection.recv(LARGEST_BYTES)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 data = b""
             if not data:
                 self._log("the keeper has gone")
                 self._disconnect()
-                self._started_at = NEVER
-                return
+                if now() > self._started_at + START_AGAIN:  # one that dies at once is not started without end
+                    self._started_at = NEVER
+                break
             try:
-                self._dispatch(decode_from_keeper(data))
+                waiting.append(decode_from_keeper(data))
             except (Unreadable, ValueError) as error:
                 self._log(f"the keeper said something that cannot be read, ignored: {error}")
+        newest = {message.group: message for message in waiting if isinstance(message, Seen)}
+        for message in waiting:
+            if not isinstance(message, Seen) or newest[message.group] is message:
+                self._dispatch(message)
 
     def _dispatch(self, message: FromKeeper) -> None:
         match message:

@@ -1,6 +1,7 @@
 """The daemon of one node: every group's runner, the keeper's link, the guard and the mediator session, kept running."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,7 +25,8 @@ from orchestrator.ports import Mediator
 def log(text: str) -> None:
     """One line for systemd's journal, or whoever reads standard error."""
     moment = datetime.now(UTC)
-    print(f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}Z tanist: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk must not end the daemon
+        print(f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d}Z tanist: {text}", file=sys.stderr, flush=True)
 
 
 class Node:

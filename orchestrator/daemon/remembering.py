@@ -14,7 +14,7 @@ class BadHistory(RuntimeError):
 
 def recall(path: Path) -> History:
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         return History()
     try:

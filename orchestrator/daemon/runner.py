@@ -183,7 +183,7 @@ class GroupRunner:
                     lane.put(effect)
             case effects.Remember(history=history):
                 path = self._seams.history_path
-                self._seams.disk.put(lambda: remember(path, history))
+                self._seams.disk.put_until_done(f"history of {self.name}", lambda: remember(path, history))
             case effects.Notice():
                 self._tell(effect)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.domain.observations import Health, Hold, Role
+from orchestrator.domain.policy import Automation
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Cause, Record, Request
 from orchestrator.domain.spans import Instant, in_words, waited_until
@@ -184,7 +185,14 @@ def permitted(state: State, record: Record) -> Red | None:
     if answer is Permission.ASK:
         doubt = doubtful_data(state)
         return Red(reason=f"{doubt}: a person's confirmation is needed" if doubt else "policy asks for a person's confirmation")
-    return Red(reason="policy leaves it to a person")
+    return Red(reason=left_to_a_person(state, f"{state.me} would have taken over"))
+
+
+def left_to_a_person(state: State, would: str) -> str:
+    """Why nothing is done by itself; where policy only observes, what would have been done."""
+    assert state.verdict is not None
+    level = automation_for(effective_diagnosis(state, state.verdict), state.policy)
+    return f"policy only observes: {would}" if level is Automation.OBSERVE else "policy leaves it to a person"
 
 
 def promise_over(state: State, record: Record) -> Red | None:

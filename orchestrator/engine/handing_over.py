@@ -85,13 +85,12 @@ def handing_over(turn: Turn) -> None:
         turn.enter(Phase.LETTING_GO, "the service ended during the switchover")
         return
     if handover.stage is not HandoverStage.ROLL_BACK and state.now > handover.began_at + HANDOVER_WITHIN:
-        _fail(turn, handover, f"not finished within {HANDOVER_WITHIN:.0f} s while it was to {handover.stage}")
+        _fail(turn, record, handover, f"not finished within {HANDOVER_WITHIN:.0f} s while it was to {handover.stage}")
+        return
     turn.wake(handover.began_at + HANDOVER_WITHIN)
-    current = turn.state.handover
-    assert current is not None
     if keeper.hold is not Hold.NONE and writes.renew_due(turn) and writes.may_write(turn):
         writes.send(turn, writes.next_record(turn))
-    STAGES[current.stage](turn, record, current)
+    STAGES[handover.stage](turn, record, handover)
 
 
 def _next(turn: Turn, handover: Handover, stage: HandoverStage) -> None:
@@ -103,9 +102,12 @@ def _next(turn: Turn, handover: Handover, stage: HandoverStage) -> None:
     STAGES[stage](turn, record, following)
 
 
-def _fail(turn: Turn, handover: Handover, reason: str) -> None:
+def _fail(turn: Turn, record: Record, handover: Handover, reason: str) -> None:
+    """Clients' writes are held meanwhile, so the way back begins in this very step."""
     turn.notice(NoticeKind.DECISION, "switchover failed", f"switchover to {handover.target} failed: {reason}")
-    turn.change(handover=replace(handover, stage=HandoverStage.ROLL_BACK, stage_since=turn.now, failure=reason))
+    failed = replace(handover, stage=HandoverStage.ROLL_BACK, stage_since=turn.now, failure=reason)
+    turn.change(handover=failed)
+    _roll_back(turn, record, failed)
 
 
 def _target_words(turn: Turn, handover: Handover) -> Statement | None:
@@ -119,7 +121,7 @@ def _hold(turn: Turn, record: Record, handover: Handover) -> None:
     if not turn.is_done(wanted):
         turn.want(wanted, again_every=AGAIN)
         if wanted in turn.state.failures:
-            _fail(turn, handover, f"clients' writes could not be held: {turn.state.failures[wanted]}")
+            _fail(turn, record, handover, f"clients' writes could not be held: {turn.state.failures[wanted]}")
         return
     view = turn.state.local.view
     if view is None or turn.state.local.viewed_at < turn.state.local.changed_at:
@@ -131,13 +133,13 @@ def _hold(turn: Turn, record: Record, handover: Handover) -> None:
 def _drain(turn: Turn, record: Record, handover: Handover) -> None:
     words = _target_words(turn, handover)
     if words is None:
-        _fail(turn, handover, f"{handover.target} is not heard any more")
+        _fail(turn, record, handover, f"{handover.target} is not heard any more")
         return
     if words.position is None or handover.position is None:
         return
     behind = bytes_behind(words.position, handover.position)
     if behind is None:
-        _fail(turn, handover, f"{handover.target} has another history")
+        _fail(turn, record, handover, f"{handover.target} has another history")
     elif behind <= 0:
         _next(turn, handover, HandoverStage.DEMOTE)
 
@@ -168,7 +170,7 @@ def _release(turn: Turn, record: Record, handover: Handover) -> None:
     patience = max(2 * record.lease, 1.0)
     turn.wake(handover.stage_since + patience)
     if turn.now > handover.stage_since + patience:
-        _fail(turn, handover, f"{handover.target} did not take over")
+        _fail(turn, record, handover, f"{handover.target} did not take over")
 
 
 def _roll_back(turn: Turn, record: Record, handover: Handover) -> None:

@@ -23,9 +23,22 @@ def consider_proposal(turn: Turn, record: Record, red: list[tuple[str, gates.Red
     if state.control.proposal is not None and _same_situation(turn, state.control.proposal, record):
         turn.wake(_instant(turn, state.control.proposal.expires_wall))
         return
-    if state.control.paused is not None or _was_rejected(turn, record):
+    if state.control.paused is not None or _was_rejected(turn, record) or _is_being_asked(turn, record):
         return
     _write(turn, replace(state.control, proposal=_compose(turn, record)))
+
+
+def _is_being_asked(turn: Turn, record: Record) -> bool:
+    """A moment ago already; a later proposal would differ from it only by its time."""
+    state = turn.state
+    asked_id = gates.situation_id(state, record, state.me)
+    for effect, asked_at in state.asked.items():
+        if isinstance(effect, WriteControl) and effect.expected == state.control.version and effect.control.proposal is not None:
+            due = asked_at + CONTROL_AGAIN
+            if effect.control.proposal.id == asked_id and turn.now < due:
+                turn.wake(due)
+                return True
+    return False
 
 
 def _compose(turn: Turn, record: Record) -> Proposal:

@@ -15,6 +15,7 @@ from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
 
 PREPARE_AGAIN: Span = 0.05
+KILL_AGAIN: Span = 1.0
 REPLICAS_AGAIN: Span = 30.0
 
 
@@ -94,7 +95,7 @@ def _why_not_let_go(turn: Turn, record: Record) -> tuple[str, str] | None:
     if until is not None:
         turn.wake(until)
         return "cool-down", f"cool-down after the last failover for another {in_words(until - turn.now)}"
-    return "permitted", "policy leaves it to a person"
+    return "permitted", gates.left_to_a_person(state, f"{choice.name} would have been let take over")
 
 
 def _was_told_to_stay(state: State, record: Record) -> bool:
@@ -104,8 +105,11 @@ def _was_told_to_stay(state: State, record: Record) -> bool:
 
 
 def _restart_in_place(turn: Turn) -> bool:
-    """`starting` starts it as a standby of nobody, compares its data, and only then lets it serve again."""
-    local = turn.state.local
+    """Nothing of it may be left; `starting` starts it as a standby of nobody, compares its data, and only then lets it serve."""
+    local, keeper = turn.state.local, turn.state.keeper
+    if keeper is not None and keeper.hold is not Hold.NONE:
+        turn.want(TellKeeper(commands.KillService()), again_every=KILL_AGAIN)
+        return True
     turn.change(local=replace(local, restarts=local.restarts + 1))
     turn.enter(Phase.STARTING, f"the service's process is gone: starting it again in place, attempt {local.restarts + 1}")
     return True

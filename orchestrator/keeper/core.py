@@ -26,6 +26,10 @@ SENT_KEPT: Final = 256
 """Own beats whose sending times are remembered: 25 leases' worth to one peer, longer than any promise matters."""
 
 
+LIVES_KEPT: Final = 8
+"""Past lives of each peer that are known as such: a beat of one of them, held up for long, is not believed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     peer: NodeName
@@ -128,6 +132,7 @@ class Core:
         for name, (life, number) in memory.heard.items():
             if name in self.peers:
                 self.peers[name].life, self.peers[name].number = life, number
+                self.peers[name].past_lives = tuple(memory.left.get(name, ()))
 
     # --- what comes in -------------------------------------------------------------------------------------------
 
@@ -320,7 +325,8 @@ class Core:
 
     def _begin_life(self, peer: Peer, life: Life) -> None:
         if peer.life:
-            peer.past_lives = (*peer.past_lives, peer.life)[-64:]
+            peer.past_lives = (*peer.past_lives, peer.life)[-LIVES_KEPT:]
+            self.memory.left[peer.name] = peer.past_lives
         peer.life = life
         peer.number = 0
         peer.granted_until = NEVER

@@ -9,7 +9,7 @@ from typing import Final
 
 from orchestrator.domain import commands
 from orchestrator.domain.observations import Hold
-from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
+from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper import core, memory
 from orchestrator.keeper.core import Core
 from orchestrator.keeper.gate import Gate, NoGate, table_name
@@ -28,11 +28,25 @@ WATCH_AGAIN: Span = 0.001
 SURE_AGAIN: Span = 1.0
 """How often the gate is set anew and the process tree is noted, whether or not anything changed."""
 
+LAY_AGAIN: Span = 30.0
+"""How often a gate that could not be laid is tried again."""
+
+LOOK_AT_LAYING: Span = 0.002
+"""How often the process that lays the gate is asked whether it is done; it takes 5 to 30 ms."""
+
 LONGEST_SHARE: Final = 4
 """The freeze budget never exceeds this part of the lease (rule 14)."""
 
 FORGET_AFTER: Span = 600.0
 """The longest freeze or wake-up counts for the budget for this long."""
+
+
+OFF: Final = "off"
+
+
+def guarded_mark(setup: KeeperSetup, group: str) -> Path:
+    """Stands on disk once a gate has been laid for the group, until it is dismantled."""
+    return Path(setup.state_directory) / f"{group}.guarded"
 
 
 def now() -> Instant:
@@ -49,7 +63,6 @@ class GroupKeeper:
         self.group = group
         self._send = send
         self._say = say
-        self.remarks: list[str] = []
         self.page = Page(setup.page_path(group.name), create=True)
         known = self.page.read()
         self.page.begin()
@@ -64,7 +77,9 @@ class GroupKeeper:
         )
         self.page.write(self.core.memory)
         self.gate: Gate | None = None
+        self._gate_stands = False
         self._gate_refused = ""
+        self._gate_again_at = NEVER
         self._pidfd = -1
         self.watch_number = 0
         """Grows with every process that is watched: a descriptor's number alone may come again for another one."""
@@ -100,13 +115,24 @@ class GroupKeeper:
 
     def wake_at(self) -> Instant:
         wake = min(self.core.wake_at(), self._sure_at + SURE_AGAIN)
+        if self.gate is not None and self.gate.laying:
+            wake = min(wake, self._looked_at + LOOK_AT_LAYING)
         return min(wake, self._looked_at + WATCH_AGAIN) if self._freezing or self._dying else wake
 
     @property
     def gate_words(self) -> str:
         if self.gate is None:
             return self._gate_refused or "off"
+        if not self._gate_stands:
+            return "being laid"
         return "open" if self.core.gate_until > now() else "closed"
+
+    @property
+    def remarks(self) -> list[str]:
+        """What people should know about this group's enforcement."""
+        if self.gate is not None or self._gate_refused in ("", OFF):
+            return []
+        return [f"{self.group.name}: no kernel gate: {self._gate_refused}"]
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -115,6 +141,8 @@ class GroupKeeper:
         if memory.pid and not self._watch(memory.pid, memory.process_started):
             self._tree = Tree(memory.pid, memory.process_started)
             self._do(self.core.main_exited(now()))
+        if self._guarded_mark.exists():
+            self._begin_gate()
         self._do(self.core.start(now()))
 
     def tick(self) -> None:
@@ -131,6 +159,8 @@ class GroupKeeper:
     def obey(self, command: commands.Command) -> core.Answer:
         if isinstance(command, commands.Found) and not self._watch(command.pid, command.process_started):
             return core.Declined("found", f"process {command.pid} has ended already, or is another one by now")
+        if isinstance(command, commands.Arm) and self.gate is not None and not self._gate_stands:
+            return core.Declined("arm", "the gate is being laid")
         answer, acts = self.core.obey(now(), command)
         self._do(acts)
         return answer
@@ -196,6 +226,8 @@ class GroupKeeper:
 
     def _thaw(self) -> list[core.Act]:
         """Rule 16: the guard stands (the page says so), then SIGCONT, then the clock is read again, and the gate last."""
+        if now() >= self.core.memory.right_until - self.core.budget:
+            return self.core.frozen(now())  # this process stood still since it decided to let it go on
         if self._tree is not None:
             self._tree.go_on()
         self._say(f"{self.group.name}: service thawed: the right is there again")
@@ -226,10 +258,14 @@ class GroupKeeper:
         """A freeze or a kill that took longer than a moment is watched to its end."""
         tree = self._tree
         self._looked_at = now()
+        self._look_at_gate()
         if self._dying and (tree is None or tree.is_empty()):
             self._do(self._gone())
         elif self._freezing and (tree is None or tree.is_stopped()):
             self._do(self._frozen(self.core.memory.frozen_since or now()))
+        elif self.core.stopped and not self._freezing and not self._dying and tree is not None and not tree.is_stopped():
+            self._say(f"{self.group.name}: SOMEBODY ELSE let the frozen service go on (SIGCONT): it is frozen again")
+            self._do(self._freeze())
 
     # --- the service's processes -------------------------------------------------------------------------------------
 
@@ -263,32 +299,80 @@ class GroupKeeper:
 
     def _sync_gate(self) -> None:
         """The gate is laid when the group is known to be Tanist's (a record was seen), and follows the right."""
-        if self.gate is None and self.core.memory.seen_version >= 0 and not self._gate_refused:
-            self._lay_gate()
         if self.gate is None:
+            if self.core.memory.seen_version >= 0 and self._gate_refused != OFF and now() >= self._gate_again_at:
+                self._begin_gate()
+            return
+        if not self._gate_stands:
             return
         try:
             self.gate.open_until(self.core.gate_until, now())
         except OSError as error:
             self._say(f"{self.group.name}: the gate is gone ({error}): laying it again")
-            self._lay_gate()
+            self._begin_gate()
 
-    def _lay_gate(self) -> None:
+    def _begin_gate(self) -> None:
         group = self.group
-        if group.gate == "off" or not group.gate_port:
-            self._gate_refused = "off"
+        if group.gate == OFF or not group.gate_port:
+            self._gate_refused = OFF
             return
-        gate = Gate(table_name(self.setup.cluster, self.setup.node, group.name), group.gate_port, group.gate_addresses)
         try:
-            gate.lay()
-            gate.open_until(self.core.gate_until, now())
+            if self.gate is None:
+                self.gate = Gate(
+                    table_name(self.setup.cluster, self.setup.node, group.name), group.gate_port, group.gate_addresses
+                )
+                self._gate_stands = self._try_gate(self.gate)
+            else:
+                self._gate_stands = False
+            self.gate.begin_laying(now())
         except (NoGate, OSError) as error:
-            self.gate = None
-            self._gate_refused = str(error)
-            self.remarks.append(f"{group.name}: no kernel gate: {error}")
-            self._say(f"{group.name}: NO GATE: {error}: when keeper and daemon both stand still, nothing ends the right")
+            self._refuse_gate(str(error))
+
+    def _try_gate(self, gate: Gate) -> bool:
+        """Rules that a predecessor laid guard on while they are laid anew."""
+        try:
+            gate.open_until(self.core.gate_until, now())
+        except OSError:
+            return False
+        return True
+
+    def _look_at_gate(self) -> None:
+        if self.gate is None or not self.gate.laying:
             return
-        self.gate = gate
+        try:
+            if not self.gate.is_laid(now()):
+                return
+        except NoGate as error:
+            self._refuse_gate(str(error))
+            return
+        self._gate_stands = True
+        self._gate_refused = ""
+        self.core.changed = True
+        self._sync_gate()
+        if not self._guarded_mark.exists():
+            self._mark_guarded()
+
+    def _refuse_gate(self, reason: str) -> None:
+        if reason != self._gate_refused:
+            self._say(f"{self.group.name}: NO GATE: {reason}: when keeper and daemon both stand still, nothing ends the right")
+        if self.gate is not None:
+            self.gate.close()
+        self.gate, self._gate_stands = None, False
+        self._gate_refused = reason
+        self._gate_again_at = now() + LAY_AGAIN
+
+    @property
+    def _guarded_mark(self) -> Path:
+        return guarded_mark(self.setup, self.group.name)
+
+    def _mark_guarded(self) -> None:
+        """From now on the gate is laid, closed, as soon as a keeper starts on this host: before any record is seen."""
+        try:
+            self._guarded_mark.touch()
+        except OSError as error:
+            self._say(
+                f"{self.group.name}: {self._guarded_mark} cannot be made ({error.strerror}): a gate after a reboot comes late"
+            )
 
     def _drop_addresses(self) -> None:
         for each in self.group.addresses:
@@ -303,9 +387,9 @@ class GroupKeeper:
         self._sure_at = now()
         if self._tree is not None and not self._dying:
             self._tree.notice()
-        if self.gate is not None and self.core.gate_until == FOREVER:
+        if self.gate is not None:
             self.gate.forget()
-            self._sync_gate()
+        self._sync_gate()
 
     # --- the budget --------------------------------------------------------------------------------------------------
 

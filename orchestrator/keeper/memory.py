@@ -85,3 +85,5 @@ class Memory:
     """The service is a confirmed standby, which clients may read from."""
     heard: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Per peer: its life and the highest number heard, so that nothing old is believed after a restart."""
+    left: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Per peer: lives that it has left, which it never takes up again."""

@@ -18,7 +18,7 @@ from orchestrator.domain.spans import NEVER, Instant
 from orchestrator.keeper.memory import Memory
 
 MAGIC: Final = b"TanistP1"
-SLOT_BYTES: Final = 8192
+SLOT_BYTES: Final = 32768
 _HEAD = struct.Struct("<8s36s4x")
 _HOT = struct.Struct("<ddd")
 _SLOT = struct.Struct("<QII")

@@ -1,5 +1,6 @@
 """The keeper's process: one loop over sockets, process descriptors and deadlines, for all groups of one node."""
 
+import contextlib
 import ctypes
 import fcntl
 import gc
@@ -52,7 +53,8 @@ class AlreadyRunning(RuntimeError):
 def log(text: str) -> None:
     moment = time.time()
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(moment))
-    print(f"{stamp}.{int(moment % 1 * 1000):03d}Z keeper: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk must not end what holds the right
+        print(f"{stamp}.{int(moment % 1 * 1000):03d}Z keeper: {text}", file=sys.stderr, flush=True)
 
 
 class KeeperProcess:
@@ -222,15 +224,18 @@ class KeeperProcess:
                 keeper.group = group
                 keeper.core.beat_every = group.beat_every
 
-    def _tell(self, message: FromKeeper) -> None:
+    def _tell(self, message: FromKeeper) -> bool:
+        """False when the daemon does not read, and so has not heard it."""
         if self._daemon is None:
-            return
+            return False
         try:
             self._daemon.send(encode_to_daemon(message))
         except BlockingIOError:
-            pass  # a daemon that does not read hears the newest state when it reads again
+            return False
         except OSError:
             self._drop_daemon()
+            return False
+        return True
 
     def _tell_news(self) -> None:
         if self._daemon is None:
@@ -242,7 +247,7 @@ class KeeperProcess:
             if core.changed or leisure:
                 core.changed = core.words_changed = False
                 self._told_at[name] = moment
-                self._tell(self._seen(name, keeper))
+                core.changed = not self._tell(self._seen(name, keeper)) and self._daemon is not None
 
     def _seen(self, name: str, keeper: GroupKeeper) -> Seen:
         view = keeper.core.view()

@@ -35,7 +35,8 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
     except (OSError, PermissionError) as error:
         raise CannotStart(str(error)) from error
     try:
-        said, _ = await asyncio.wait_for(process.communicate(text or None), within)
+        async with asyncio.timeout(within):
+            said, _ = await process.communicate(text or None)
     except TimeoutError:
         process.kill()
         await process.wait()

@@ -60,10 +60,10 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
             yield lambda node: SqliteMediator(tmp_path / "mediator.sqlite", cluster, node)
         case "zookeeper":
             hosts = request.getfixturevalue("zookeeper").hosts
-            yield lambda node: ZooKeeperMediator(hosts, "/tanist", cluster, node, node)
+            yield lambda node: ZooKeeperMediator(hosts, f"/{cluster}", cluster, node, node)
         case _:
             hosts = request.getfixturevalue("zookeeper_ensemble").hosts
-            yield lambda node: ZooKeeperMediator(hosts, "/tanist", cluster, node, node)
+            yield lambda node: ZooKeeperMediator(hosts, f"/{cluster}", cluster, node, node)
 
 
 def with_two(make: Make, play: Callable[[Mediator, Mediator], Awaitable[None]]) -> None:
@@ -229,7 +229,11 @@ def test_adoption_begins_a_line_of_records_that_no_older_write_reaches(make: Mak
         await one.write_record(GROUP, write(record(1), 0))
         adopted = record(0, incarnation=8, epoch=5, primary=Pair("db2", 0), cause=Cause.ADOPTION)
         await other.adopt(GROUP, adopted, WITHIN)
-        assert (await one.read(GROUP, WITHIN)).record == adopted
+
+        async def seen() -> bool:
+            return (await one.read(GROUP, WITHIN)).record == adopted
+
+        await until(seen)
         stale = record(2, epoch=9)
         assert (await one.write_record(GROUP, write(stale, 1))).outcome is not WriteOutcome.APPLIED
         assert (await one.read(GROUP, WITHIN)).record == adopted

@@ -76,6 +76,13 @@ def test_a_cut_way_to_the_file_can_be_mended(tmp_path: Path):
     with_one(link, play)
 
 
+def put_back(older: Path, path: Path) -> None:
+    """As a person restores a copy: without what SQLite keeps beside the file."""
+    shutil.move(older, path)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path):
     path, older = tmp_path / "m.sqlite", tmp_path / "older.sqlite"
 
@@ -84,9 +91,7 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path):
         with sqlite3.connect(path) as source, sqlite3.connect(older) as copy:
             source.backup(copy)
         await mediator.write_record(GROUP, write(record(1), 0))
-        shutil.move(older, path)
-        for suffix in ("-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        put_back(older, path)
 
         async def shows_the_older() -> bool:
             return (await mediator.read(GROUP, WITHIN)).record.version == 0
@@ -127,7 +132,7 @@ def test_a_record_of_a_newer_version_is_refused_with_the_cure(tmp_path: Path):
         await mediator.write_record(GROUP, write(record(), None))
         with sqlite3.connect(path) as connection:
             connection.execute("UPDATE kept SET data = replace(CAST(data AS TEXT), '\"format\":1', '\"format\":2')")
-        with pytest.raises(RefusedByPeer, match="newer Tanist.*upgrade"):
+        with pytest.raises(RefusedByPeer, match=r"newer Tanist.*upgrade"):
             await mediator.read(GROUP, WITHIN)
 
     with_one(path, play)

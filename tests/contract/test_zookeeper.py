@@ -23,7 +23,7 @@ def cluster() -> str:
 
 
 def mediator(servers: Ensemble, name: str, node: str = "db1", **more: object) -> ZooKeeperMediator:
-    return ZooKeeperMediator(servers.hosts, "/tanist", name, node, more.pop("identity", node), **more)
+    return ZooKeeperMediator(servers.hosts, f"/{name}", name, node, more.pop("identity", node), **more)
 
 
 def test_a_frozen_server_ends_calls_at_their_deadline_and_nothing_is_sent_later(tmp_path: Path):
@@ -135,7 +135,7 @@ def test_reading_makes_nothing(zookeeper: Ensemble):
     client = KazooClient(hosts=zookeeper.hosts)
     client.start(20)
     try:
-        assert client.exists(f"/tanist/{name}") is None
+        assert client.exists(f"/{name}") is None
     finally:
         client.stop()
         client.close()

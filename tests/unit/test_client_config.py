@@ -143,12 +143,11 @@ def test_a_file_that_somebody_else_changed_is_put_right_again(client: Client):
 
 def test_the_file_is_replaced_whole_and_never_written_in_place(client: Client):
     client.path.write_text("before\n")
-    reader = open(client.path)
     inode = client.path.stat().st_ino
-    ensure(client.actuator())
-    assert client.path.stat().st_ino != inode
-    assert reader.read() == "before\n"
-    reader.close()
+    with open(client.path) as reader:
+        ensure(client.actuator())
+        assert client.path.stat().st_ino != inode
+        assert reader.read() == "before\n"
 
 
 def test_a_crash_before_the_new_file_takes_its_place_leaves_the_old_one(client: Client, monkeypatch: pytest.MonkeyPatch):
@@ -200,6 +199,20 @@ def test_a_directory_that_does_not_exist_is_told_as_such(commands: dict[str, str
 def test_a_directory_in_the_place_of_the_file_is_told_as_such(commands: dict[str, str], client: Client):
     client.path.mkdir()
     assert "irectory" in not_confirmed(client.actuator(**commands))
+    assert {each.name for each in client.directory.iterdir()} == {"haproxy.cfg", "haproxy.cfg.j2"}
+
+
+def test_a_file_that_cannot_take_its_place_is_not_left_beside_it(client: Client, monkeypatch: pytest.MonkeyPatch):
+    client.path.write_text("before\n")
+
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as now:
+        now.setattr(os, "replace", refuse)
+        assert "haproxy.cfg could not be written: Read-only file system" in not_confirmed(client.actuator())
+    assert client.path.read_text() == "before\n"
+    assert {each.name for each in client.directory.iterdir()} == {"haproxy.cfg", "haproxy.cfg.j2"}
 
 
 @pytest.mark.parametrize("commands", [{}, {"reload": "true"}], ids=["bare", "reload"])

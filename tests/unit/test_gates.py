@@ -132,7 +132,7 @@ CLOSED = {
     ),
     "policy asks": ("permitted", bereaved(policy=policy(automation=Automation.CONFIRM)), "confirmation"),
     "policy leaves it to a person": ("permitted", bereaved(policy=policy(automation=Automation.MANUAL)), "to a person"),
-    "policy only observes": ("permitted", bereaved(policy=policy(automation=Automation.OBSERVE)), "to a person"),
+    "policy only observes": ("permitted", bereaved(policy=policy(automation=Automation.OBSERVE)), "would have taken over"),
     "cool-down": (
         "permitted",
         bereaved(policy=policy(cooldown=600.0), record=record(since=WALL - 500.0)),

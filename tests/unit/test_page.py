@@ -207,7 +207,7 @@ def test_a_memory_of_a_newer_keeper_with_unknown_fields_is_read(page: Page, path
 def test_a_memory_too_large_for_its_slot_is_refused_before_anything_is_overwritten(page: Page, path: Path):
     page.write(remembered(epoch=1))
     page.write(remembered(epoch=2))
-    crowd = {f"db{number}": (2**62, 2**53) for number in range(400)}
+    crowd = {f"db{number}": (2**62, 2**53) for number in range(1600)}
     with pytest.raises(ValueError, match="does not fit"):
         page.write(remembered(heard=crowd))
     assert again(path).read().epoch == 2
@@ -217,7 +217,7 @@ def test_a_group_of_thirty_members_fits_the_page(page: Page, path: Path):
     names = [f"{'n' * 28}{number:03}" for number in range(30)]
     full = remembered(
         counted=[Counted(Pair(name, 2**62), 1234567.123456, prepared_at=10**9) for name in names],
-        heard=dict.fromkeys(names, (2 ** 62, 2 ** 53)),
+        heard=dict.fromkeys(names, (2**62, 2**53)),
     )
     page.write(full)
     assert again(path).read().counted == full.counted
