@@ -51,7 +51,7 @@ def _replaced_behind_our_back(turn: Turn) -> bool:
     assert keeper is not None
     if keeper.hold is not Hold.NONE or view is None:
         return False
-    if not keeper.main_exited and view.role is Role.PRIMARY:
+    if not keeper.main_exited and not keeper.stranger and view.role is Role.PRIMARY:
         return False  # a new keeper, about to be told of the service
     turn.enter(Phase.STARTING, "the service was restarted or demoted behind our back: comparing its data first")
     return True

@@ -50,15 +50,18 @@ class Netlink:
         self._sequence += 1
         return self._sequence
 
-    def ask(self, request: bytes, sequence: int) -> None:
-        """Send and wait for the answer to `sequence`. Raises OSError with the kernel's reason."""
+    def ask(self, request: bytes, first: int, sequence: int) -> None:
+        """Send and wait for the answer to `sequence`. Raises OSError with the kernel's reason.
+
+        Of a refused batch the kernel answers every message, so answers to what was sent before `first` may still wait.
+        """
         self._socket.send(request)
         while True:
             answer = self._socket.recv(8192)
             at = 0
             while at < len(answer):
                 size, kind, _, answered, _ = _HEADER.unpack_from(answer, at)
-                if kind == NLMSG_ERROR:
+                if kind == NLMSG_ERROR and answered >= first:
                     (code,) = _ERROR.unpack_from(answer, at + _HEADER.size)
                     if code:
                         raise OSError(-code, os.strerror(-code))
@@ -108,13 +111,14 @@ class TimedElement:
     def _batch(self, *parts: tuple[int, int, bytes]) -> None:
         netlink = self._netlink
         edge = _GENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
-        request = _message(NFNL_BATCH_BEGIN, 0, netlink.next_sequence(), edge)
+        first = netlink.next_sequence()
+        request = _message(NFNL_BATCH_BEGIN, 0, first, edge)
         for number, (kind, flags, body) in enumerate(parts, start=1):
             acknowledged = NLM_F_ACK if number == len(parts) else 0
             sequence = netlink.next_sequence()
             request += _message(NFNL_SUBSYS_NFTABLES << 8 | kind, flags | acknowledged, sequence, body)
         request += _message(NFNL_BATCH_END, 0, netlink.next_sequence(), edge)
-        netlink.ask(request, sequence)
+        netlink.ask(request, first, sequence)
 
 
 def drop_address(address: str, prefix: int, interface: str) -> bool:
@@ -126,7 +130,7 @@ def drop_address(address: str, prefix: int, interface: str) -> bool:
     netlink = Netlink(NETLINK_ROUTE)
     try:
         sequence = netlink.next_sequence()
-        netlink.ask(_message(RTM_DELADDR, NLM_F_ACK, sequence, body), sequence)
+        netlink.ask(_message(RTM_DELADDR, NLM_F_ACK, sequence, body), sequence, sequence)
     except OSError as error:
         if error.errno in (99, 19):  # EADDRNOTAVAIL, ENODEV: not there, which is what was wanted
             return False

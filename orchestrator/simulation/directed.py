@@ -329,6 +329,20 @@ def primary_dies(world: World) -> None:
         world.checkers.broken("P6", f"nobody serves {waits + 0.25 * lease + 0.3:.2f} s after the primary's death")
 
 
+def replaced_unseen(world: World) -> None:
+    """The service is replaced, with its data or without, while the keeper stands still for a moment."""
+    from orchestrator.simulation.faults import restart_behind
+
+    primary, _ = _cast(world)
+    keeper = primary.keeper
+    assert keeper is not None
+    keeper.frozen = True
+    restart_behind(world, primary)
+    _leases(world, world.random.uniform(0.05, 0.3))
+    keeper.thaw()
+    _leases(world, 2.0)
+
+
 def short_pauses(world: World) -> None:
     """Pauses of up to 0.8 leases are a hiccup, never a failover."""
     primary, _ = _cast(world)
@@ -408,6 +422,12 @@ DIRECTED: Final = (
     Directed(name="keeper alone", says=keeper_alone.__doc__ or "", run=keeper_alone, settings=AUTOMATIC),
     Directed(name="standbys fail", says=standbys_fail.__doc__ or "", run=standbys_fail, settings=AUTOMATIC),
     Directed(name="primary dies", says=primary_dies.__doc__ or "", run=primary_dies, settings=AUTOMATIC),
+    Directed(
+        name="replaced unseen",
+        says=replaced_unseen.__doc__ or "",
+        run=replaced_unseen,
+        settings=(*AUTOMATIC, ("gate", True)),
+    ),
     Directed(
         name="short pauses",
         says=short_pauses.__doc__ or "",
