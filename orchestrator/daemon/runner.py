@@ -18,7 +18,7 @@ from orchestrator.daemon.lanes import Lane
 from orchestrator.daemon.meters import Meters
 from orchestrator.daemon.remembering import remember
 from orchestrator.domain import effects, events
-from orchestrator.domain.observations import KeeperView, Outcome
+from orchestrator.domain.observations import KeeperView, Outcome, ServiceView
 from orchestrator.domain.policy import Policy
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Control, Record, Snapshot
@@ -195,8 +195,8 @@ class GroupRunner:
         evidence = f" [{'; '.join(notice.evidence)}]" if notice.evidence else ""
         self._seams.log(f"{self.name}: {notice.kind}: {notice.text}{evidence}")
 
-    def _done(self, effect: effects.Effect) -> None:
-        self.feed(events.EffectDone(at=now(), wall=wall(), effect=effect))
+    def _done(self, effect: effects.Effect, view: ServiceView | None = None) -> None:
+        self.feed(events.EffectDone(at=now(), wall=wall(), effect=effect, view=view))
 
     def _failed(self, effect: effects.Effect, reason: str) -> None:
         self._seams.log(f"{self.name}: not done: {_in_short(effect)}: {reason}")
@@ -208,11 +208,11 @@ class GroupRunner:
         service = self._seams.service
         assert service is not None
         try:
-            await service.ensure(effect)
+            view = await service.ensure(effect)
         except (Unreachable, RefusedByPeer, NotConfirmed) as error:
             self._failed(effect, str(error))
         else:
-            self._done(effect)
+            self._done(effect, view)
         if self.local is not None:
             self.local.look_now()
 

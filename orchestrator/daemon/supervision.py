@@ -54,7 +54,7 @@ def check_identity(state: Path, cluster: str, node: NodeName) -> str:
         known, number = (found["cluster"], found["node"]), str(found["number"])
     except FileNotFoundError:
         number = secrets.token_hex(8)
-        path.write_text(json.dumps({"cluster": cluster, "node": node, "number": number}) + "\n")
+        _write_whole(path, json.dumps({"cluster": cluster, "node": node, "number": number}) + "\n")
         return number
     except (ValueError, KeyError, TypeError) as error:
         raise CannotStart(f"{path} cannot be read ({error!r}); expected cluster, node and number") from None
@@ -64,6 +64,16 @@ def check_identity(state: Path, cluster: str, node: NodeName) -> str:
             f"daemon is {node!r} of {cluster!r}: is this a copied disk, or the wrong --node?"
         )
     return number
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A crash in between leaves no file, rather than a part of one."""
+    beside = path.with_suffix(".new")
+    with open(beside, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(beside, path)
 
 
 def check_key(path: Path) -> None:

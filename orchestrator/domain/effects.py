@@ -29,10 +29,15 @@ class EnsureService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsureReplicas:
-    """How many standbys must follow before the primary accepts a write (Redis `min-replicas-to-write`)."""
+    """Which standbys must have a write before it is acknowledged.
+
+    `names` are exactly the members without whose word no commit is acknowledged (PostgreSQL `synchronous_standby_names`);
+    `at_least` is how many standbys must follow at all (Redis `min-replicas-to-write`).
+    """
 
     at_least: int
     epoch: int
+    names: tuple[NodeName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

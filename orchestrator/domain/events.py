@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from orchestrator.domain.effects import Effect, WriteRecord
-from orchestrator.domain.observations import KeeperView, Outcome
+from orchestrator.domain.observations import KeeperView, Outcome, ServiceView
 from orchestrator.domain.policy import Policy
 from orchestrator.domain.record import Snapshot
 from orchestrator.domain.spans import Instant, WallTime
@@ -79,6 +79,8 @@ class EffectDone:
     at: Instant
     wall: WallTime
     effect: Effect
+    view: ServiceView | None = None
+    """The service as it was read back after its role was changed. Without a process: it was stopped in that role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import assert_never
 
 from orchestrator.domain import events
 from orchestrator.domain.effects import EnsureService, WantedRole, WriteControl
-from orchestrator.domain.observations import Abstained, Answered, Health, KeeperView, Refused, Role, Silent
+from orchestrator.domain.observations import Abstained, Answered, Health, KeeperView, Refused, Role, ServiceView, Silent
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
@@ -198,12 +198,15 @@ def _absorb_done(state: State, event: events.EffectDone) -> State:
     if isinstance(effect, WriteControl):
         return replace(state, mediated=replace(state.mediated, control=effect.control))
     if isinstance(effect, EnsureService):
-        return replace(state, local=_after_role_change(state.local, effect, state.now))
+        return replace(state, local=_after_role_change(state.local, effect, event.view, state.now))
     return state
 
 
-def _after_role_change(local: Local, effect: EnsureService, now: float) -> Local:
+def _after_role_change(local: Local, effect: EnsureService, read_back: ServiceView | None, now: float) -> Local:
     """The service was read back in its new role: looks begun before that are out of date."""
+    if read_back is not None:
+        gone_since = None if read_back.pid else local.gone_since
+        return replace(local, view=read_back, viewed_at=now, changed_at=now, silent_since=None, gone_since=gone_since, refused="")
     role = Role.STANDBY if effect.role is WantedRole.STANDBY else Role.PRIMARY
     view = replace(local.view, role=role) if local.view else None
     return replace(local, view=view, changed_at=now, silent_since=None)

@@ -80,7 +80,7 @@ def handing_over(turn: Turn) -> None:
         turn.change(handover=None)
         turn.enter(Phase.JOINING, f"{record.primary.name} has taken over in epoch {record.epoch}")
         return
-    if state.local.gone_since is not None and keeper.hold is Hold.NONE:
+    if keeper.hold is Hold.NONE and _ended_by_itself(state, record, handover):
         turn.change(handover=None)
         turn.enter(Phase.LETTING_GO, "the service ended during the switchover")
         return
@@ -91,6 +91,13 @@ def handing_over(turn: Turn) -> None:
     if keeper.hold is not Hold.NONE and writes.renew_due(turn) and writes.may_write(turn):
         writes.send(turn, writes.next_record(turn))
     STAGES[handover.stage](turn, record, handover)
+
+
+def _ended_by_itself(state: State, record: Record, handover: Handover) -> bool:
+    """The service has gone, and not because it was stopped, or had been brought to a standstill, for the switchover."""
+    if state.local.gone_since is None or handover.position is not None:
+        return False
+    return EnsureService(role=WantedRole.HELD, epoch=record.epoch) in state.failures
 
 
 def _next(turn: Turn, handover: Handover, stage: HandoverStage) -> None:
@@ -145,7 +152,14 @@ def _drain(turn: Turn, record: Record, handover: Handover) -> None:
 
 
 def _demote(turn: Turn, record: Record, handover: Handover) -> None:
-    """The old primary becomes a standby while it still holds the right: from then on nothing here can commit."""
+    """The old primary becomes a standby while it still holds the right: from then on nothing here can commit.
+
+    A service whose writes can only be held by stopping it has no process left: that is as good.
+    """
+    if turn.state.local.gone_since is not None:
+        if turn.state.keeper is not None and turn.state.keeper.hold is Hold.NONE:
+            _next(turn, handover, HandoverStage.RELEASE)
+        return
     wanted = EnsureService(role=WantedRole.STANDBY, epoch=record.epoch, upstream=handover.target)
     if not turn.is_done(wanted):
         turn.want(wanted, again_every=AGAIN)
@@ -178,7 +192,10 @@ def _roll_back(turn: Turn, record: Record, handover: Handover) -> None:
     state = turn.state
     keeper = state.keeper
     assert keeper is not None
-    if keeper.hold is not Hold.NONE and keeper.release is None:
+    if state.local.gone_since is not None and keeper.hold is Hold.NONE:
+        _back(turn, Phase.STARTING, handover)
+        return
+    if keeper.hold is not Hold.NONE and keeper.release is None and keeper.right_epoch == record.epoch:
         unheld = EnsureService(role=WantedRole.PRIMARY, epoch=record.epoch)
         if not turn.is_done(unheld):
             turn.want(unheld, again_every=AGAIN)

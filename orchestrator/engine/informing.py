@@ -123,7 +123,7 @@ def compose(state: State) -> Statement:
 
 def _health(state: State) -> Health:
     local = state.local
-    if not state.is_member:
+    if not state.is_member or state.handover is not None:
         return Health.WELL
     if local.gone_since is not None:
         return Health.DEAD

@@ -27,6 +27,7 @@ EDGES: Final[dict[tuple[Phase, Phase], str]] = {
     (P.SERVING, P.JOINING): "a newer epoch is served",
     (P.HANDING_OVER, P.JOINING): "the target has taken over",
     (P.HANDING_OVER, P.PROMOTING): "the switchover failed in time: the old primary serves on",
+    (P.HANDING_OVER, P.STARTING): "the switchover failed after the service had been stopped for it",
     (P.HANDING_OVER, P.SERVING): "the switchover was given up before anything was given away",
     (P.HANDING_OVER, P.LETTING_GO): "the service failed during the switchover",
     (P.LETTING_GO, P.JOINING): "another member has taken over",

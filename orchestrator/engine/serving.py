@@ -3,20 +3,19 @@
 from dataclasses import replace
 
 from orchestrator.domain import commands
-from orchestrator.domain.effects import EnsureReplicas, NoticeKind, TellKeeper
+from orchestrator.domain.effects import NoticeKind, TellKeeper
 from orchestrator.domain.observations import Hold, KeeperView, Role
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.domain.topology import Pair
 from orchestrator.domain.verdicts import Diagnosis, Permission
-from orchestrator.engine import electing, gates, people, succession, writes
+from orchestrator.engine import electing, gates, people, replicas, succession, writes
 from orchestrator.engine.handing_over import begin_handover
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
 
 PREPARE_AGAIN: Span = 0.05
 KILL_AGAIN: Span = 1.0
-REPLICAS_AGAIN: Span = 30.0
 
 
 def serving(turn: Turn) -> None:
@@ -34,7 +33,6 @@ def serving(turn: Turn) -> None:
     if _replaced_behind_our_back(turn) or _own_failure(turn, record):
         return
     _write_what_is_due(turn, record)
-    _ensure_replicas(turn, record)
     _hear_people(turn, record)
 
 
@@ -123,6 +121,9 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
     wanted = succession.wanted(state, record)
     wanted_lease = state.policy.lease
     new = tuple(pair for pair in wanted.pairs if pair not in record.succession)
+    if not replicas.cover(turn, record, new):
+        wanted = succession.without(wanted, tuple(pair for pair in new if record.life_in_succession(pair.name) is None))
+        new = tuple(pair for pair in new if pair in wanted.pairs)
     uncounted = _uncounted(new, keeper)
     changes = wanted.changes if wanted.pairs != record.succession else ()
     renew = writes.renew_due(turn)
@@ -152,14 +153,6 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
 def _uncounted(new: tuple[Pair, ...], keeper: KeeperView) -> tuple[Pair, ...]:
     """Rule 9: counted, then written."""
     return tuple(pair for pair in new if pair not in keeper.counted)
-
-
-def _ensure_replicas(turn: Turn, record: Record) -> None:
-    """Ask the service to insist on as many standbys as policy wants and the succession can give."""
-    if not turn.state.policy.min_replicas:
-        return
-    wanted = min(turn.state.policy.min_replicas, len(record.succession))
-    turn.want(EnsureReplicas(at_least=wanted, epoch=record.epoch), again_every=REPLICAS_AGAIN)
 
 
 def _hear_people(turn: Turn, record: Record) -> None:

@@ -36,6 +36,15 @@ def wanted(state: State, record: Record) -> Wanted:
     return Wanted(pairs=tuple(pairs), changes=tuple(changes))
 
 
+def without(wished: Wanted, new: tuple[Pair, ...]) -> Wanted:
+    """The same, less newcomers that cannot come in yet."""
+    names = tuple(f"add {pair.name}:" for pair in new)
+    return Wanted(
+        pairs=tuple(pair for pair in wished.pairs if pair not in new),
+        changes=tuple(change for change in wished.changes if not change.startswith(names)) if names else wished.changes,
+    )
+
+
 def _wanted_pair(state: State, name: NodeName, listed: int | None) -> tuple[Pair | None, str]:
     peer = state.peer(name)
     if listed is None:

@@ -1,11 +1,13 @@
 """Running a command on behalf of a service: bounded, its words kept, ended when the daemon ends."""
 
 import asyncio
+import contextlib
 import ctypes
+import os
 import signal
 from collections.abc import Sequence
 
-from orchestrator.domain.spans import Span
+from orchestrator.domain.spans import Span, in_words
 
 PR_SET_PDEATHSIG = 1
 WORDS_KEPT = 2000
@@ -38,10 +40,19 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
         async with asyncio.timeout(within):
             said, _ = await process.communicate(text or None)
     except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise CannotStart(f"not finished within {within:.0f} s, killed") from None
+        await _end(process)
+        raise CannotStart(f"not finished within {in_words(within)}, killed") from None
+    except asyncio.CancelledError:
+        await _end(process)
+        raise
     words = said.decode(errors="replace")[-WORDS_KEPT:].strip()
     if process.returncode != 0:
         raise CannotStart(f"ended with status {process.returncode}: {words or 'it said nothing'}")
     return words
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """With whatever it has started: it leads a session of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

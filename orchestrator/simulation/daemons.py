@@ -323,7 +323,8 @@ class Daemon:
                 upstream = self.settings.group.member(effect.upstream) if effect.upstream else None
                 instance.follow((upstream.address, upstream.port) if upstream else None)
         self.world.tell(host.name, f"service is {effect.role} in epoch {effect.epoch}")
-        self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect))
+        view = instance.view()
+        self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect, view=view))
         self.look()
 
     def _armed(self, epoch: int) -> bool:
