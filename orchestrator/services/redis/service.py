@@ -4,6 +4,7 @@ import asyncio
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
@@ -82,12 +83,24 @@ class RedisService:
 
     async def _view(self, line: Line) -> ServiceView:
         await line.process()
+        _, view = await self._ask(line)
+        return view
+
+    async def _ask(self, line: Line, *commands: tuple[str, ...]) -> tuple[list[Any], ServiceView]:
+        """One round trip: the commands' answers, errors among them, and what the server says of itself after them."""
         pipeline = line.client.pipeline(transaction=False)
+        for words in commands:
+            pipeline.execute_command(*words)
         pipeline.info("replication")
         pipeline.info("keyspace")
-        replication, keyspace = await pipeline.execute()
+        *answers, replication, keyspace = await pipeline.execute(raise_on_error=False)
+        for answer in (replication, keyspace):
+            if isinstance(answer, Exception):
+                raise answer
         pid, began, software = await line.process()  # another one, if it was connected anew for the answer
-        return service_view({**replication, **keyspace}, pid=pid, process_started=began, held=self._held, software=software)
+        held = self._held
+        view = service_view({**replication, **keyspace}, pid=pid, process_started=began, held=held, software=software)
+        return answers, view
 
     # --- acting ------------------------------------------------------------------------------------------------------
 
@@ -120,43 +133,57 @@ class RedisService:
         pid, began, _ = await self._actor.process()
         if not self._armed(epoch, pid, began):
             raise RefusedByPeer(f"the keeper is not armed for epoch {epoch} and process {pid}: nothing would end this right")
-        pipeline = self._actor.client.pipeline(transaction=False)
-        pipeline.config_set("min-replicas-to-write", 0)
-        pipeline.execute_command("REPLICAOF", "NO", "ONE")
-        pipeline.execute_command("CLIENT", "UNPAUSE")  # the daemon before this one may have held the writes
-        _, promoted, _ = await pipeline.execute(raise_on_error=False)  # CONFIG may be renamed away on a guarded server
+        self._held = False
+        (_, promoted, _), view = await self._ask(
+            self._actor,
+            ("CONFIG", "SET", "min-replicas-to-write", "0"),  # may be renamed away on a guarded server
+            ("REPLICAOF", "NO", "ONE"),
+            ("CLIENT", "UNPAUSE"),  # the daemon before this one may have held the writes
+        )
         if isinstance(promoted, RedisError):
             raise promoted
-        self._held = False
-        return await self._read_back(
-            lambda view: view.role is Role.PRIMARY and view.pid == pid, "it does not say that it is primary"
-        )
+        if view.role is not Role.PRIMARY or view.pid != pid:
+            raise NotConfirmed(f"Redis was told, but it does not say that it is primary: it says {view.role}, process {view.pid}")
+        return view
 
     async def _hold(self) -> ServiceView:
         """Writes wait; reads go on; nothing more is added to the data (CLIENT PAUSE, Redis 6.2 and later)."""
-        await self._command("CLIENT", "PAUSE", str(HOLD_FOR_MS), "WRITE")
         self._held = True
-        return await self._read_back(lambda view: view.writes_held, "its writes are not held")
-
-    async def _unhold(self) -> None:
-        if self._held:
-            await self._command("CLIENT", "UNPAUSE")
-        self._held = False
+        (answer,), view = await self._ask(self._actor, ("CLIENT", "PAUSE", str(HOLD_FOR_MS), "WRITE"))
+        if isinstance(answer, RedisError):
+            self._held = False
+            raise answer
+        return view
 
     async def _be_standby(self, upstream: NodeName | None) -> ServiceView:
         target = self._address_of(upstream)
-        if not await self._is_running():
-            await self._start(target)
-        view = await self._view(self._actor)
-        if view.role is Role.PRIMARY or (view.upstream or NOBODY) != target:
-            await self._log_in_to_primary()
-            await self._command("REPLICAOF", target[0], str(target[1]))
-            if view.role is Role.PRIMARY:
-                await self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await self._unhold()
-        return await self._read_back(
-            lambda seen: seen.role is Role.STANDBY and (seen.upstream or NOBODY) == target, "it does not follow"
-        )
+        view = await self._running_view(target)
+        if view.role is Role.STANDBY and (view.upstream or NOBODY) == target and not self._held:
+            return view
+        words = [*self._log_in_words(), ("REPLICAOF", target[0], str(target[1]))]
+        if view.role is Role.PRIMARY:
+            words.append(("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+        if self._held:
+            words.append(("CLIENT", "UNPAUSE"))
+        answers, view = await self._ask(self._actor, *words)
+        for answer in answers:
+            if isinstance(answer, RedisError):
+                raise answer
+        self._held = False
+        if view.role is not Role.STANDBY or (view.upstream or NOBODY) != target:
+            raise NotConfirmed(f"Redis was told, but it does not follow: it says {view.role}, upstream {view.upstream}")
+        return replace(view, writes_held=False)
+
+    async def _running_view(self, upstream: tuple[str, int]) -> ServiceView:
+        """What it says; it is started first when nobody listens there."""
+        try:
+            return await self._view(self._actor)
+        except (BusyLoadingError, AuthenticationError):
+            raise
+        except (RedisConnectionError, FileNotFoundError, ConnectionRefusedError):
+            await self._actor.anew()
+            await self._start(upstream)
+        return await self._view(self._actor)
 
     def _address_of(self, upstream: NodeName | None) -> tuple[str, int]:
         if upstream is None:
@@ -164,26 +191,19 @@ class RedisService:
         member = self._members[upstream]
         return member.address, member.port
 
-    async def _log_in_to_primary(self) -> None:
+    def _log_in_words(self) -> list[tuple[str, ...]]:
+        """How it is to log in to the primary that it follows."""
         settings = self.settings
+        words: list[tuple[str, ...]] = []
         password = settings.password()
         if password is not None:
-            await self._command("CONFIG", "SET", "masterauth", password)
+            words.append(("CONFIG", "SET", "masterauth", password))
         user = settings.replication_user or settings.user
         if user is not None:
-            await self._command("CONFIG", "SET", "masteruser", user)
+            words.append(("CONFIG", "SET", "masteruser", user))
         if settings.tls is not None:
-            await self._command("CONFIG", "SET", "tls-replication", "yes")
-
-    async def _is_running(self) -> bool:
-        try:
-            await self._actor.client.ping()
-        except BusyLoadingError:
-            return True
-        except (RedisConnectionError, FileNotFoundError, ConnectionRefusedError):
-            await self._actor.anew()
-            return False
-        return True
+            words.append(("CONFIG", "SET", "tls-replication", "yes"))
+        return words
 
     async def _start(self, upstream: tuple[str, int]) -> None:
         """It always begins as a standby: a server that came back without its data must never be anybody's source."""
@@ -217,12 +237,6 @@ class RedisService:
 
     async def _command(self, *words: str) -> Any:
         return await self._actor.client.execute_command(*words)  # type: ignore[no-untyped-call]
-
-    async def _read_back(self, shown: Callable[[ServiceView], bool], otherwise: str) -> ServiceView:
-        view = await self._view(self._actor)
-        if not shown(view):
-            raise NotConfirmed(f"Redis was told, but {otherwise}: it says {view.role}, upstream {view.upstream}")
-        return view
 
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None:
         try:
