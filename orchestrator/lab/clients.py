@@ -1,6 +1,6 @@
 """The lab's clients: one that writes as an application would, and a watcher per member that tries to write there always.
 
-They speak just enough of Redis's protocol (RESP2) to set one key, so that they cost little and measure closely.
+They speak just enough of each service's protocol to write one value, so that they cost little and measure closely.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -28,7 +29,7 @@ class Failed(Exception):
     """The write was not acknowledged: refused, or no answer in time."""
 
 
-class Connection:
+class Connection(ABC):
     """One connection to one server."""
 
     def __init__(self, address: tuple[str, int], source: str, give_up: Callable[[], bool] = lambda: False) -> None:
@@ -40,6 +41,7 @@ class Connection:
         try:
             self._socket.bind((source, 0))
             self._connect(now() + ANSWER_WITHIN)
+            self._log_in()
         except OSError as error:
             self._socket.close()
             raise Failed(os.strerror(error.errno or 0)) from error
@@ -60,31 +62,40 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def set(self, key: str, value: str) -> Write:
+    def _log_in(self) -> None:
+        """Whatever the service wants to hear before it can be written to."""
+
+    @abstractmethod
+    def write(self, key: str, value: str) -> Write:
+        """Raises Failed when it is not acknowledged."""
+
+    def _receive(self, until: Instant) -> bytes:
+        """Some bytes; none when the server has closed the connection."""
+        while not select.select([self._socket], [], [], 0.01)[0]:
+            if now() > until or self._give_up():
+                raise Failed("no answer")
+        return self._socket.recv(65536)
+
+
+class RedisConnection(Connection):
+    """RESP2."""
+
+    def write(self, key: str, value: str) -> Write:
         sent_at = now()
         request = f"*3\r\n$3\r\nSET\r\n${len(key)}\r\n{key}\r\n${len(value)}\r\n{value}\r\n"
+        answer = b""
         try:
             self._socket.sendall(request.encode())
-            answer = self._answer(sent_at + ANSWER_WITHIN)
+            while not answer.endswith(b"\r\n"):
+                part = self._receive(sent_at + ANSWER_WITHIN)
+                if not part:
+                    break
+                answer += part
         except OSError as error:
             raise Failed(str(error)) from error
         if answer != b"+OK\r\n":
             raise Failed(answer.decode(errors="replace").strip() or "connection closed")
         return Write(sent_at, now())
-
-    def _answer(self, until: Instant) -> bytes:
-        answer = b""
-        while not answer.endswith(b"\r\n"):
-            ready, _, _ = select.select([self._socket], [], [], 0.01)
-            if not ready:
-                if now() > until or self._give_up():
-                    raise Failed("no answer")
-                continue
-            part = self._socket.recv(4096)
-            if not part:
-                return b""
-            answer += part
-        return answer
 
 
 class _Thread:
@@ -106,8 +117,9 @@ class _Thread:
 class RecordingClient(_Thread):
     """Writes a new key every few milliseconds to whomever the client configuration names, and keeps what was acknowledged."""
 
-    def __init__(self, config: Path, source: str, every: Span) -> None:
+    def __init__(self, connect: type[Connection], config: Path, source: str, every: Span) -> None:
         super().__init__("client")
+        self._connect = connect
         self.every = every
         self.acked: list[Instant] = []
         self.numbers: list[int] = []
@@ -155,9 +167,9 @@ class RecordingClient(_Thread):
             self._target = self._leads_to()
             if self._target is None:
                 raise Failed("no configuration yet")
-            self._connection = Connection(self._target, self._source, self._is_elsewhere)
+            self._connection = self._connect(self._target, self._source, self._is_elsewhere)
         self._number += 1
-        write = self._connection.set(f"client:{self._number}", str(self._number))
+        write = self._connection.write(f"client:{self._number}", str(self._number))
         self.acked.append(write.acked_at)
         self.numbers.append(self._number)
 
@@ -174,8 +186,9 @@ WATCH_EVERY: Final = 0.005
 class Watcher(_Thread):
     """Tries to write on one member all the time, whoever should be primary: proof that two never accept."""
 
-    def __init__(self, member: str, address: tuple[str, int], source: str) -> None:
+    def __init__(self, connect: type[Connection], member: str, address: tuple[str, int], source: str) -> None:
         super().__init__(f"watcher-{member}")
+        self._connect = connect
         self.member = member
         self.writes: list[Write] = []
         self._address = address
@@ -187,9 +200,9 @@ class Watcher(_Thread):
         while not self._ending.is_set():
             try:
                 if connection is None:
-                    connection = Connection(self._address, self._source)
+                    connection = self._connect(self._address, self._source)
                 number += 1
-                self.writes.append(connection.set(f"watcher:{self.member}", str(number)))
+                self.writes.append(connection.write(f"watcher:{self.member}", str(number)))
             except Failed as error:
                 if connection is not None and not str(error).startswith("-"):
                     connection.close()
@@ -202,10 +215,10 @@ class Watcher(_Thread):
 class Watchers:
     """All watchers, in a process of their own, so that they do not disturb the client whose outage is measured."""
 
-    def __init__(self, places: list[tuple[str, tuple[str, int], str]]) -> None:
+    def __init__(self, connect: type[Connection], places: list[tuple[str, tuple[str, int], str]]) -> None:
         context = multiprocessing.get_context("spawn")
         self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_watch, args=(places, theirs), daemon=True)
+        self._process = context.Process(target=_watch, args=(connect, places, theirs), daemon=True)
         self._found: dict[str, list[Write]] | None = None
 
     def start(self) -> None:
@@ -222,8 +235,8 @@ class Watchers:
         return self._found
 
 
-def _watch(places: list[tuple[str, tuple[str, int], str]], control: "Pipe[Any, Any]") -> None:
-    watchers = [Watcher(*place) for place in places]
+def _watch(connect: type[Connection], places: list[tuple[str, tuple[str, int], str]], control: "Pipe[Any, Any]") -> None:
+    watchers = [Watcher(connect, *place) for place in places]
     for each in watchers:
         each.start()
     control.send("at work")

@@ -19,7 +19,8 @@ from orchestrator.config.units import parse_span
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.lab.drawing import Teller, draw_outcome, draw_summary
 from orchestrator.lab.faults import FAULTS
-from orchestrator.lab.group import GROUP, WITNESS, LabError, LabGroup, LabSettings
+from orchestrator.lab.group import GROUP, KINDS, WITNESS, LabGroup, LabSettings
+from orchestrator.lab.kinds import LabError
 from orchestrator.lab.run import WHOLE_WITHIN, Bench, Line, summary
 
 P = ParamSpec("P")
@@ -46,7 +47,7 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
         click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
         click.option("--lease", type=SpanType(), default="1s", show_default=True),
         click.option("--members", type=click.IntRange(2, 7), default=3, show_default=True),
-        click.option("--service", type=click.Choice(["redis"]), default="redis", show_default=True),
+        click.option("--service", type=click.Choice(sorted(KINDS)), default="redis", show_default=True),
     ):
         command = option(command)
     return command
@@ -81,12 +82,12 @@ def run(
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
         try:
             group.start()
             console.print(
-                f"a group of {members} Redis members, lease {in_words(lease)}, mediator {mediator or 'SQLite'}; one client "
-                "writes every 5 ms, watchers try to write everywhere",
+                f"a group of {members} {group.kind.says} members, lease {in_words(lease)}, mediator {mediator or 'SQLite'}; "
+                "one client writes every 5 ms, watchers try to write everywhere",
                 soft_wrap=True,
             )
             group.wait_whole(WHOLE_WITHIN)
@@ -107,6 +108,10 @@ def run(
     two = max(each.two_primaries_ms for each in outcomes)
     if two > 0:
         raise click.ClickException(f"TWO PRIMARIES for {two:.0f} ms: this must never be; keep the output and report it")
+
+
+def _settings(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None) -> LabSettings:
+    return LabSettings(members=members, lease=lease, service=service, redis_server=find_redis(redis_server), mediator=mediator)
 
 
 def _quiet(line: Line) -> None:
@@ -130,7 +135,7 @@ def burn(
     """Burn every core with busy loops, twice as many as cores, and tell what Tanist did although nothing was wrong."""
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
         try:
             group.start()
             group.wait_whole(WHOLE_WITHIN)
@@ -155,7 +160,7 @@ def up(service: str, members: int, lease: Span, redis_server: str | None, mediat
     """Keep a group running to play with, until interrupted."""
     console = Console(highlight=False)
     _end_on_signals()
-    with _made(LabSettings(members=members, lease=lease, redis_server=find_redis(redis_server), mediator=mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
         try:
             group.start()
             primary = group.wait_whole(WHOLE_WITHIN)
@@ -167,8 +172,11 @@ def up(service: str, members: int, lease: Span, redis_server: str | None, mediat
         for words in ("status --watch", f"explain {GROUP}", f"switchover {GROUP}"):
             console.print(f"  {command} --config {config} --node {primary} {words}", soft_wrap=True, markup=False)
         for host in group.members:
-            pids = f"Redis {host.service_pid()}, keeper {host.keeper_pid(group.run)}, daemon {host.daemon and host.daemon.pid}"
-            console.print(f"  {host.name}: redis-cli -h {host.address}; {pids}; log {host.directory}/daemon.log", soft_wrap=True)
+            daemon = host.daemon.pid if host.daemon is not None else "none"
+            pids = f"{group.kind.says} {host.service_pid()}, keeper {host.keeper_pid(group.run)}, daemon {daemon}"
+            console.print(
+                f"  {host.name}: {host.address}:{group.kind.port}; {pids}; log {host.directory}/daemon.log", soft_wrap=True
+            )
         console.print(f"  clients are led by {group.client_file} (on {WITNESS})", soft_wrap=True)
         console.print("Ctrl-C ends it and removes everything.")
         try:

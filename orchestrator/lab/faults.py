@@ -12,7 +12,8 @@ from orchestrator.api.client import NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import ADMIN_SOURCE, why_impossible
 from orchestrator.keeper.tree import Tree, started
-from orchestrator.lab.group import GROUP, Host, LabError, LabGroup
+from orchestrator.lab.group import GROUP, Host, LabGroup
+from orchestrator.lab.kinds import LabError
 
 RESTART_AFTER: Span = 1.0
 """How long a process stays dead before it is started again, as a supervisor would."""
@@ -45,7 +46,7 @@ class Fault(ABC):
     # --- what they share ---------------------------------------------------------------------------------------------
 
     def _service(self) -> int:
-        return _needed(self.primary.service_pid(), f"{self.primary.name} has no Redis running")
+        return _needed(self.primary.service_pid(), f"{self.primary.name} has no {self.group.kind.says} running")
 
     def _keeper(self) -> int:
         return _needed(self.primary.keeper_pid(self.group.run), f"{self.primary.name} has no keeper")
@@ -66,14 +67,14 @@ def _needed(pid: int | None, otherwise: str) -> int:
 
 
 class ServiceKilled(Fault):
-    says = "the primary's Redis is killed (SIGKILL)"
+    says = "the primary's server is killed (SIGKILL)"
 
     def inject(self) -> None:
         os.kill(self._service(), signal.SIGKILL)
 
 
 class HostKilled(Fault):
-    says = "every process of the primary's host is killed at once: daemon, keeper, Redis"
+    says = "every process of the primary's host is killed at once: daemon, keeper, server"
     lasts = RESTART_AFTER
 
     def inject(self) -> None:
@@ -126,7 +127,7 @@ def _nft(rules: str) -> None:
 
 
 class ServiceHung(Fault):
-    says = "the primary's Redis hangs (SIGSTOP)"
+    says = "the primary's server hangs (SIGSTOP)"
 
     def __init__(self, group: LabGroup, primary: Host) -> None:
         super().__init__(group, primary)
@@ -234,7 +235,7 @@ class KeeperFrozen(Fault):
 
 
 class BothFrozen(Fault):
-    says = "the primary's daemon and keeper are frozen (SIGSTOP) while Redis runs on: the kernel gate alone is left"
+    says = "the primary's daemon and keeper are frozen (SIGSTOP) while the server runs on: the kernel gate alone is left"
 
     def __init__(self, group: LabGroup, primary: Host) -> None:
         super().__init__(group, primary)

@@ -20,34 +20,17 @@ from typing import Any, Final
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
+from orchestrator.lab.kinds import Kind, LabError
+from orchestrator.lab.redis import RedisKind
 from orchestrator.services.starting import PR_SET_PDEATHSIG
 
 GROUP: Final = "orders"
 CLUSTER: Final = "lab"
 WITNESS: Final = "app1"
-PORT: Final = 6379
+PORT: Final = RedisKind.port
 BEAT_PORT: Final = 7400
 
 TEMPLATE: Final = "{{ primary.address }} {{ primary.port }} {{ epoch }}\n"
-
-REDIS_CONFIG: Final = """\
-port {port}
-bind {address}
-protected-mode no
-dir {directory}
-pidfile {directory}/redis.pid
-logfile {directory}/redis.log
-save ""
-appendonly no
-repl-diskless-sync yes
-repl-diskless-sync-delay 0
-repl-backlog-size 67108864
-repl-timeout 5
-"""
-
-
-class LabError(RuntimeError):
-    """The laboratory cannot do what was asked; says why, and what would cure it."""
 
 
 @dataclass(slots=True)
@@ -69,6 +52,7 @@ class Host:
     address: str
     directory: Path
     api: ApiClient
+    service_pid_file: Path
     witness: bool = False
     daemon: Process | None = None
 
@@ -81,7 +65,7 @@ class Host:
         return _pid_in(run / self.name / "keeper.lock")
 
     def service_pid(self) -> int | None:
-        return _pid_in(self.directory / "redis.pid")
+        return _pid_in(self.service_pid_file)
 
 
 def _pid_in(path: Path) -> int | None:
@@ -96,6 +80,7 @@ def _pid_in(path: Path) -> int | None:
 class LabSettings:
     members: int = 3
     lease: Span = 1.0
+    service: str = "redis"
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
@@ -103,11 +88,17 @@ class LabSettings:
     """Over the lab's own policy, in the words of the configuration file."""
 
 
+KINDS: Final[dict[str, Callable[[LabSettings], Kind]]] = {
+    "redis": lambda settings: RedisKind(settings.redis_server),
+}
+
+
 class LabGroup:
     """Use as a context manager: whatever happens inside, nothing is left behind."""
 
     def __init__(self, settings: LabSettings) -> None:
         self.settings = settings
+        self.kind = KINDS[settings.service](settings)
         self.cluster = f"{CLUSTER}-{secrets.token_hex(3)}"
         self.directory = Path(tempfile.mkdtemp(prefix="tanist-lab-", dir=_fast_directory()))
         self.run = self.directory / "run"
@@ -124,7 +115,8 @@ class LabGroup:
         directory.mkdir()
         address = f"{self.net}.{number}"
         api = ApiClient(self.run / name / "api.sock", timeout=2.0)
-        return Host(name=name, address=address, directory=directory, api=api, witness=name == WITNESS)
+        pid_file = self.kind.pid_file(directory)
+        return Host(name=name, address=address, directory=directory, api=api, service_pid_file=pid_file, witness=name == WITNESS)
 
     def __enter__(self) -> "LabGroup":
         return self
@@ -147,11 +139,8 @@ class LabGroup:
     # --- making ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        if shutil.which(self.settings.redis_server) is None:
-            raise LabError(
-                f"{self.settings.redis_server} is not there; Debian: apt-get install redis-server, without root: "
-                "pip install 'tanist[lab]'"
-            )
+        self.kind.require()
+        self.kind.prepare(self.directory)
         _become_reaper()
         (self.directory / "key").write_text(secrets.token_hex(32))
         (self.directory / "key").chmod(0o600)
@@ -159,8 +148,7 @@ class LabGroup:
         for host in self.hosts.values():
             self.join_mediator(host)
             if not host.witness:
-                text = REDIS_CONFIG.format(port=PORT, address=host.address, directory=host.directory)
-                (host.directory / "redis.conf").write_text(text)
+                self.kind.prepare_host(host.directory, host.address)
         self.config.write_text(json.dumps(self._configuration(), indent=1))
         for host in self.hosts.values():
             self.start_daemon(host)
@@ -177,13 +165,13 @@ class LabGroup:
         }
         members = {
             host.name: {
-                "redis": {"config": str(host.directory / "redis.conf")},
+                **self.kind.member_section(host.directory),
                 **({"preferred": True} if host.name == "db1" else {}),
             }
             for host in self.members
         }
         lease = in_words_exactly(self.settings.lease)
-        policy = {"lease": lease, "timing": {"unresponsive": {"after": "500ms"}}, **self.settings.policy}
+        policy = {"lease": lease, "timing": {"unresponsive": {"after": "500ms"}}, **self.kind.policy(), **self.settings.policy}
         file = {
             "template": str(self.directory / "primary.conf.j2"),
             "path": str(self.client_file),
@@ -197,8 +185,8 @@ class LabGroup:
             "nodes": nodes,
             "groups": {
                 GROUP: {
-                    "service": "redis",
-                    "redis": {"port": PORT, "program": self.settings.redis_server},
+                    "service": self.kind.name,
+                    **self.kind.group_section(),
                     "members": members,
                     "policy": policy,
                     "clients": [{"file": file}],
@@ -286,7 +274,7 @@ class LabGroup:
             return f"the succession is {reports[primary]['succession']}"
         for host in self.members:
             if reports[host.name]["watched_pid"] != host.service_pid():
-                return f"the keeper of {host.name} does not watch its Redis (process {host.service_pid()})"
+                return f"the keeper of {host.name} does not watch its {self.kind.says} (process {host.service_pid()})"
         if not reports[primary]["right"]["held"]:
             return f"{primary} does not hold its right"
         if self.client_file.exists() and self.client_file.read_text().split()[0] != self.hosts[primary].address:

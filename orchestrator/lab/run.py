@@ -12,20 +12,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-import redis
-
 from orchestrator import __version__
 from orchestrator.daemon.clock import now
 from orchestrator.domain.spans import Instant, Span, in_words
 from orchestrator.lab.clients import RecordingClient, Watchers
 from orchestrator.lab.faults import FAULTS, Fault, MediatorLost
-from orchestrator.lab.group import GROUP, PORT, WITNESS, LabError, LabGroup
+from orchestrator.lab.group import GROUP, WITNESS, LabGroup
+from orchestrator.lab.kinds import LabError
 from orchestrator.lab.measure import Write, longest_gap, outage, two_primaries
 
-CALM: Span = 1.0
+CALM: Span = 0.6
 """How long the group is watched, whole and untroubled, before the fault."""
 
-AFTER: Span = 1.0
+AFTER: Span = 0.6
 """How long the client is watched after the group can be written to again."""
 
 RECOVER_WITHIN: Span = 30.0
@@ -200,7 +199,7 @@ class Bench:
         lasted, gap = outage(client.acked, calm_from, struck_at, ended_at, WRITE_EVERY)
         epoch_after = self.group.epoch()
         return Outcome(
-            service="redis",
+            service=self.group.kind.name,
             fault=name,
             lease_ms=round(self.group.settings.lease * 1000),
             members=self.group.settings.members,
@@ -288,7 +287,7 @@ class Bench:
         accepted = self._stop_clients()
         primary_after = self._wait_whole(story)
         return Burned(
-            service="redis",
+            service=self.group.kind.name,
             lease_ms=round(self.group.settings.lease * 1000),
             members=self.group.settings.members,
             lasted_s=round(ended - began, 1),
@@ -316,11 +315,11 @@ class Bench:
 
     def _start_clients(self) -> None:
         source = self.group.hosts[WITNESS].address
-        self.client = RecordingClient(self.group.client_file, source, WRITE_EVERY)
-        members = self.group.members
-        outside = [(host.name, (host.address, PORT), source) for host in members]
-        inside = [(host.name, (host.address, PORT), host.address) for host in members]
-        self.watchers = Watchers(outside + inside)
+        kind, members = self.group.kind, self.group.members
+        self.client = RecordingClient(kind.connection, self.group.client_file, source, WRITE_EVERY)
+        outside = [(host.name, (host.address, kind.port), source) for host in members]
+        inside = [(host.name, (host.address, kind.port), host.address) for host in members]
+        self.watchers = Watchers(kind.connection, outside + inside)
         self.watchers.start()
         self.client.start()
 
@@ -332,24 +331,16 @@ class Bench:
 
     def _lost(self, client: RecordingClient, primary: str) -> int:
         """Acknowledged writes that the primary does not have."""
-        with redis.Redis(self.group.hosts[primary].address, PORT, decode_responses=True) as server:
-            lost = 0
-            for begin in range(0, len(client.numbers), 500):
-                part = client.numbers[begin : begin + 500]
-                found = server.mget([f"client:{number}" for number in part])
-                lost += sum(value != str(number) for number, value in zip(part, found, strict=True))
-            for begin in range(0, len(client.numbers), 500):
-                server.delete(*(f"client:{number}" for number in client.numbers[begin : begin + 500]))
-        return lost
+        host, witness = self.group.hosts[primary], self.group.hosts[WITNESS]
+        return self.group.kind.take_lost(host.address, witness.address, client.numbers)
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
     def _versions(self, primary: str) -> dict[str, str]:
-        with redis.Redis(self.group.hosts[primary].address, PORT, decode_responses=True) as server:
-            found = server.info("server")
+        kind, host, witness = self.group.kind, self.group.hosts[primary], self.group.hosts[WITNESS]
         return {
             "tanist": __version__,
-            "redis": str(found["redis_version"]),
+            kind.name: kind.version(host.address, witness.address),
             "mediator": self.group.settings.mediator or f"sqlite {sqlite3.sqlite_version}",
             "python": platform.python_version(),
             "kernel": platform.release(),

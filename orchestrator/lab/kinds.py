@@ -1,0 +1,56 @@
+"""The kinds of service that the laboratory can run: how each is prepared, reached, written to and asked what it kept."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from orchestrator.lab.clients import Connection
+
+
+class LabError(RuntimeError):
+    """The laboratory cannot do what was asked; says why, and what would cure it."""
+
+
+class Kind(ABC):
+    """One kind of service."""
+
+    name: ClassVar[str]
+    """As `service:` in the configuration says it."""
+    says: ClassVar[str]
+    """As people say it."""
+    port: ClassVar[int]
+    connection: ClassVar[type[Connection]]
+
+    @abstractmethod
+    def require(self) -> None:
+        """Raises LabError with the cure when its programs are missing."""
+
+    def prepare(self, directory: Path) -> None:
+        """Before any host is made, in the laboratory's own directory."""
+
+    @abstractmethod
+    def prepare_host(self, directory: Path, address: str) -> None:
+        """The files that a member's server begins with."""
+
+    @abstractmethod
+    def group_section(self) -> dict[str, Any]:
+        """What the configuration file says of all members."""
+
+    @abstractmethod
+    def member_section(self, directory: Path) -> dict[str, Any]: ...
+
+    def policy(self) -> dict[str, Any]:
+        """Over the laboratory's own policy."""
+        return {}
+
+    @abstractmethod
+    def pid_file(self, directory: Path) -> Path:
+        """Its first line is the number of the main process."""
+
+    @abstractmethod
+    def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
+        """How many of the acknowledged writes are not there; then all of them are removed, for the next run."""
+
+    @abstractmethod
+    def version(self, address: str, source: str) -> str: ...
