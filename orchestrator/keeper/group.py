@@ -139,7 +139,7 @@ class GroupKeeper:
     def start(self) -> None:
         memory = self.core.memory
         if memory.pid and not self._watch(memory.pid, memory.process_started):
-            self._tree = Tree(memory.pid, memory.process_started)
+            self._tree = self._new_tree(memory.pid, memory.process_started)
             self._do(self.core.main_exited(now()))
         if self._guarded_mark.exists():
             self._begin_gate()
@@ -276,7 +276,7 @@ class GroupKeeper:
             return True
         if not pid:
             return False
-        tree = Tree(pid, process_started)
+        tree = self._new_tree(pid, process_started)
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -289,6 +289,9 @@ class GroupKeeper:
         self._tree, self._pidfd = tree, descriptor
         self.watch_number += 1
         return True
+
+    def _new_tree(self, pid: int, process_started: int) -> Tree:
+        return Tree(pid, process_started, self.group.directory, self.group.program)
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:

@@ -46,6 +46,10 @@ class GroupSetup:
     gate: str = "auto"
     """`auto`: where possible; `required`: refuse to start without; `off`."""
     addresses: tuple[AddressSetup, ...] = ()
+    directory: str = ""
+    """Where the service's processes work, if its children can outlive the main process; empty: they cannot."""
+    program: str = ""
+    """The file name of their program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
