@@ -6,7 +6,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import gates, people, writes
+from orchestrator.engine import gates, people, replicas, writes
 from orchestrator.engine.diagnosing import usable_release
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
@@ -95,6 +95,8 @@ def promoting(turn: Turn) -> None:
         return
     if keeper.hold is Hold.NONE:
         turn.want(TellKeeper(commands.Arm(record.epoch)), again_every=ARM_AGAIN)
+        return
+    if not replicas.ready_to_open(turn, record):
         return
     wanted = EnsureService(role=WantedRole.PRIMARY, epoch=record.epoch)
     view = state.local.view

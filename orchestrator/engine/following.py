@@ -43,8 +43,9 @@ def joining(turn: Turn) -> None:
 
 def _holds_foreign_data(turn: Turn, record: Record) -> bool:
     """A service that is a primary on its own, was never ours, and holds data: it is not overwritten without a word."""
-    view = turn.state.local.view
-    if view is None or view.role is not Role.PRIMARY or view.empty or turn.state.history.served_epoch:
+    view, history = turn.state.local.view, turn.state.history
+    was_ours = history.served_epoch > 0 or history.whole is not None
+    if view is None or view.role is not Role.PRIMARY or view.empty or was_ours:
         return False
     turn.refuse(
         "join",

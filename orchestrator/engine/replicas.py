@@ -26,6 +26,11 @@ def cover(turn: Turn, record: Record, new: tuple[Pair, ...]) -> bool:
     return not _is_synchronous(state) or turn.is_done(wanted)
 
 
+def ready_to_open(turn: Turn, record: Record) -> bool:
+    """A service that is about to be made primary must wait for its standbys from the first write on."""
+    return not _is_synchronous(turn.state) or cover(turn, record, ())
+
+
 def _is_synchronous(state: State) -> bool:
     return state.policy.replication is not Replication.ASYNCHRONOUS
 

@@ -6,12 +6,12 @@ A `Turn` lives for one call of `step` and never leaves it; what comes out is fro
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.domain.effects import Effect, EnsureClients, EnsureService, Notice, NoticeKind
+from orchestrator.domain.effects import Effect, EnsureClients, EnsureReplicas, EnsureService, Notice, NoticeKind
 from orchestrator.domain.spans import FOREVER, Instant, Span
 from orchestrator.domain.verdicts import Refusal
 from orchestrator.engine.state import Phase, State, frozen_mapping
 
-LANES = (EnsureService, EnsureClients)
+LANES = (EnsureService, EnsureReplicas, EnsureClients)
 """Effects of which a newer wish replaces the older: what was asked or done before it says nothing any more."""
 
 FORGET_AFTER: Span = 60.0

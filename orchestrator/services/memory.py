@@ -22,6 +22,9 @@ class Instance:
     pid: int = 0
     past: dict[str, int] = field(default_factory=dict)
     """Histories that this copy's history grew out of, and how far it shares them."""
+    covered: tuple[str, ...] = ()
+    """Standbys that must have a write before it is acknowledged."""
+    durable: bool = False
 
     def start(self, pid: int) -> None:
         """It always starts as a standby of nobody: a primary is made by promotion only."""
@@ -48,6 +51,10 @@ class Instance:
         self.history, self.offset, self.past = source.history, source.offset, dict(source.past)
         self.link_up = True
 
+    def holds(self, history: str, offset: int) -> bool:
+        """Whether everything up to there is in this copy."""
+        return self.offset >= offset if self.history == history else self.past.get(history, -1) >= offset
+
     def can_commit(self) -> bool:
         return self.running and not self.frozen and self.role is Role.PRIMARY and not self.held
 
@@ -60,5 +67,6 @@ class Instance:
             upstream=self.upstream,
             link_up=self.link_up,
             empty=self.offset == 0,
+            durable=self.durable,
             writes_held=self.held,
         )

@@ -41,6 +41,8 @@ def plan(seed: int, rule: Rule | None = None) -> Plan:
         settings = replace(settings, automation=Automation(settings.automation))
     if rule is not None and rule.gate is not None:
         settings = replace(settings, gate=rule.gate)
+    if rule is not None and rule.synchronous is not None:
+        settings = replace(settings, synchronous=rule.synchronous)
     if chosen is None:
         return Plan(schedule=RANDOM, act=random_trouble, settings=settings)
     return Plan(schedule=chosen.name, act=chosen.run, settings=settings)

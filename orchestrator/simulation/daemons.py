@@ -182,7 +182,7 @@ class Daemon:
             case effects.Notice():
                 self.world.tell(self.host.name, f"{effect.kind}: {effect.text}")
             case effects.EnsureReplicas():
-                pass
+                self.later(self.world.random.uniform(0.001, 0.02), lambda: self._cover(effect))
 
     # --- the mediator ------------------------------------------------------------------------------------------------
 
@@ -326,6 +326,15 @@ class Daemon:
         view = instance.view()
         self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect, view=view))
         self.look()
+
+    def _cover(self, effect: effects.EnsureReplicas) -> None:
+        host, instance = self.host, self.host.instance
+        assert instance is not None
+        if instance.frozen or not instance.running or effect.epoch < host.obeyed_epoch:
+            self.feed(lambda at, wall: events.EffectFailed(at=at, wall=wall, effect=effect, reason="it does not answer"))
+            return
+        instance.covered = effect.names
+        self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect))
 
     def _armed(self, epoch: int) -> bool:
         """The actuator's own check of rule 13, against the page."""

@@ -343,6 +343,20 @@ def replaced_unseen(world: World) -> None:
     _leases(world, 2.0)
 
 
+def dropped_unwritten(world: World) -> None:
+    """A silent standby is to be dropped, and just then the mediator is lost, so that the record goes on to list it."""
+    primary, standbys = _cast(world)
+    lease, gone = world.settings.lease, standbys[0]
+    world.network.isolate(gone.name, [name for name in world.hosts if name != gone.name])
+    _leases(world, world.random.uniform(2.85, 3.1))
+    world.mediator_up = False
+    _leases(world, 1.2)
+    primary.crash()
+    world.mediator_up = True
+    world.run_until(lambda: bool(world.writable()), 6 * lease + 2)
+    _leases(world, 1.0)
+
+
 def short_pauses(world: World) -> None:
     """Pauses of up to 0.8 leases are a hiccup, never a failover."""
     primary, _ = _cast(world)
@@ -427,6 +441,12 @@ DIRECTED: Final = (
         says=replaced_unseen.__doc__ or "",
         run=replaced_unseen,
         settings=(*AUTOMATIC, ("gate", True)),
+    ),
+    Directed(
+        name="dropped, not written",
+        says=dropped_unwritten.__doc__ or "",
+        run=dropped_unwritten,
+        settings=(*AUTOMATIC, ("members", 2), ("synchronous", True)),
     ),
     Directed(
         name="short pauses",

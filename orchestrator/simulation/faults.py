@@ -64,7 +64,7 @@ def restart_behind(world: World, host: Host) -> None:
     instance = host.instance
     if instance is None or not instance.running:
         return
-    emptied = world.random.random() < 0.5
+    emptied = world.random.random() < 0.5 and not world.settings.synchronous
     host.kill_service()
 
     def come_back() -> None:

@@ -165,7 +165,9 @@ class Host:
         """True time at which the kernel shuts clients out."""
         self.clients_go_to: tuple[str, int] | None = None
         member = settings.group.member(name)
-        self.instance = Instance(address=(member.address, member.port)) if member is not None else None
+        self.instance = (
+            Instance(address=(member.address, member.port), durable=settings.synchronous) if member is not None else None
+        )
 
     def now(self) -> Instant:
         return self.clock.read(self.world.now)

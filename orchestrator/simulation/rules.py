@@ -17,7 +17,7 @@ from orchestrator.domain.observations import Hold, Release
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span, held_until
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import absorb, diagnosing, gates, serving, starting, writes
+from orchestrator.engine import absorb, diagnosing, gates, replicas, serving, starting, succession, writes
 from orchestrator.keeper import core, memory
 from orchestrator.keeper.clocks import ClockWatch
 from orchestrator.keeper.core import Core, Peer
@@ -48,6 +48,8 @@ class Rule:
     """Why no schedule fails without it, and why it stays all the same."""
     gate: bool | None = None
     """Whether the kernel gate must be there, or absent, for this rule to be the one that matters."""
+    synchronous: bool | None = None
+    """Whether replication must be synchronous, or not, for this rule to matter."""
 
 
 @contextmanager
@@ -71,6 +73,12 @@ def without(rule: Rule) -> Iterator[None]:
 
 
 # --- what stands in for a rule that is off ---------------------------------------------------------------------------
+
+
+def _names_without_the_dropped(state: Any, record: Record, new: tuple[Pair, ...]) -> tuple[str, ...]:
+    """As soon as a member is to be dropped it is not waited for any more, whatever the record still says."""
+    wanted = succession.wanted(state, record).pairs
+    return tuple(sorted({pair.name for pair in (*wanted, *new)}))
 
 
 def _release_of_any_version(self: Core, version: int) -> Release | None:
@@ -438,6 +446,28 @@ RULES: Final[tuple[Rule, ...]] = (
         says="a clock that stood still voids right and promises",
         shown_by="stopped clock",
         off=(Instead(ClockWatch, "stood_still", _not),),
+    ),
+    Rule(
+        name="covered-before-counted",
+        number="9",
+        says="a newcomer is waited for by every write before it may take over",
+        off=(Instead(replicas, "cover", _always),),
+        synchronous=True,
+    ),
+    Rule(
+        name="covered-before-opened",
+        number="9",
+        says="a new primary waits for its standbys from its first write on",
+        off=(Instead(replicas, "ready_to_open", _always),),
+        synchronous=True,
+    ),
+    Rule(
+        name="uncovered-last",
+        number="9",
+        says="a member that is dropped is waited for until no record lists it",
+        shown_by="dropped, not written",
+        off=(Instead(replicas, "_names", _names_without_the_dropped),),
+        synchronous=True,
     ),
 )
 

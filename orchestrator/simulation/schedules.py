@@ -45,6 +45,7 @@ def settings_for(seed: int, *, trace: bool = False) -> Settings:
         gate=random.random() < 0.7,
         loss=random.choice([0.0, 0.0, 0.01]),
         duplication=random.choice([0.0, 0.02]),
+        synchronous=random.random() < 0.3,
         trace=trace,
     )
 
@@ -91,6 +92,7 @@ def adopt_if_asked(world: World) -> None:
     record = adopted(speaker, known.record, best.name, by="ann", epoch_above=0, draw=lambda: world.random.getrandbits(62))
     world.tell("ann", f"adopts {best.name}")
     world.store.restore(replace(known, record=record))
+    world.acknowledged = None
 
 
 def random_trouble(world: World) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.domain.policy import Automation, Policy, Timing, TimingRule
+from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
 from orchestrator.domain.topology import Group, Member
 
 
@@ -14,6 +14,8 @@ class Settings:
     host_down_after: float = 1.0
     """In leases: below one, the lease and not the timing rule is what a claim waits for."""
     automation: Automation = Automation.AUTOMATIC
+    synchronous: bool = False
+    """A write is acknowledged only when every standby that the primary is told to wait for has it."""
     gate: bool = True
     """The kernel gate is there. Without it a host whose every process is paused is not covered (design, rule 15)."""
     drift: float = 0.005
@@ -44,4 +46,5 @@ class Settings:
             process_down=TimingRule(after=0.0),
             unresponsive=TimingRule(after=max(0.5, self.lease)),
         )
-        return Policy(lease=self.lease, timing=timing, automation=self.automation, proposal_expires=20.0)
+        replication = Replication.SYNCHRONOUS if self.synchronous else Replication.ASYNCHRONOUS
+        return Policy(lease=self.lease, timing=timing, automation=self.automation, proposal_expires=20.0, replication=replication)

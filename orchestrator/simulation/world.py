@@ -7,6 +7,7 @@ from random import Random
 from orchestrator.coordination.memory import Store
 from orchestrator.domain.effects import WriteRecord
 from orchestrator.domain.record import Control, Snapshot
+from orchestrator.services.memory import Instance
 from orchestrator.simulation.checkers import Checkers
 from orchestrator.simulation.hosts import Host
 from orchestrator.simulation.network import Network
@@ -36,6 +37,8 @@ class World:
         self.writing = True
         """Clients write wherever they can."""
         self.replicating = True
+        self.acknowledged: tuple[str, int] | None = None
+        """Synchronous groups: history and offset up to which clients hold an acknowledgement."""
         self.reply_delay: dict[str, float] = {}
         """Extra seconds that the mediator's answers to a host take."""
         self.load = 0.0
@@ -168,7 +171,29 @@ class World:
                 instance.link_up = False
             elif source.instance is not None and self.random.random() < 0.9:
                 instance.pull(source.instance)
+        if self.settings.synchronous:
+            self._acknowledge()
         self.after(REPLICATE_EVERY, self._replicate)
+
+    def _acknowledge(self) -> None:
+        """Clients are answered as far as every standby that the primary waits for has come."""
+        for name in self.writable():
+            instance = self.hosts[name].instance
+            assert instance is not None
+            if self.acknowledged is not None and not instance.holds(*self.acknowledged):
+                self.checkers.broken("P3", f"{name} serves without the write {self.acknowledged}, which was acknowledged")
+            reached = min((self._received(each, instance) for each in instance.covered), default=instance.offset)
+            if reached > 0 and instance.holds(instance.history, reached):
+                known = self.acknowledged
+                if known is None or known[0] != instance.history or reached > known[1]:
+                    self.acknowledged = (instance.history, reached)
+
+    def _received(self, name: str, source: Instance) -> int:
+        """What a standby has told its primary that it has; nothing while it does not follow."""
+        standby = self.hosts[name].instance
+        if standby is None or not standby.running or standby.upstream != source.address or not standby.link_up:
+            return 0
+        return standby.offset if standby.history == source.history else 0
 
     def _source(self, host: Host, upstream: tuple[str, int]) -> Host | None:
         """The host that answers at this address as a primary, if it can be reached."""

@@ -9,7 +9,7 @@ from orchestrator.simulation.schedules import run
 
 SEEDS = 600
 SEEDS_WITHOUT_A_RULE = 400
-PROTOCOL_PROMISES = ("P1", "P2", "P4", "P6", "P8")
+PROTOCOL_PROMISES = ("P1", "P2", "P3", "P4", "P6", "P8")
 
 
 @pytest.mark.timeout(600)
