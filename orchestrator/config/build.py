@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFile
@@ -167,6 +168,6 @@ def _group_setup(config: ClusterConfig, name: GroupName, node: NodeName) -> Grou
         lease=policy.lease,
         beat_every=policy.beat_every,
         gate_port=member.port if member is not None else 0,
-        gate_addresses=(member.address,) if member is not None and config.mediator.startswith("sqlite") else (),
+        gate_addresses=(member.address,) if member is not None and ip_address(member.address).is_loopback else (),
         gate=section.gate,
     )

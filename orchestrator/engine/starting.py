@@ -141,7 +141,11 @@ def _data_elsewhere(state: State, record: Record) -> str:
 def _found(turn: Turn, keeper: KeeperView) -> None:
     """Create the first record of the group; only where nobody has lived through one (rule 23)."""
     state = turn.state
-    if state.history.record is not None or keeper.epoch > 0:
+    if state.history.record is None and keeper.epoch > 0:
+        turn.refuse("found", "record", f"the others are in epoch {keeper.epoch} already: reading the record again")
+        turn.want(ReadMediator(), again_every=0.1)
+        return
+    if state.history.record is not None:
         turn.refuse(
             "found",
             "history",

@@ -13,7 +13,7 @@ import subprocess
 from typing import Final
 
 from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
-from orchestrator.keeper.netlink import TimedElement
+from orchestrator.keeper.netlink import TimedElement, count_rules
 
 SET: Final = "open"
 LAY_WITHIN: Span = 5.0
@@ -136,6 +136,13 @@ class Gate:
         if status != 0:
             raise NoGate(f"nft refused the rules: {said or status}")
         return True
+
+    def rules_stand(self) -> bool:
+        """As many rules as were laid: `nft flush` takes rules, and leaves table and element."""
+        try:
+            return count_rules(self.table) == self._rules.count("add rule ")
+        except OSError:
+            return False
 
     def open_until(self, until: Instant, now: Instant) -> None:
         """Let clients through until then, by this host's CLOCK_BOOTTIME; not at all when that is past.

@@ -216,6 +216,13 @@ class GroupKeeper:
                 return []
         return self._frozen(began)
 
+    def _stop_again(self, tree: Tree) -> None:
+        """Not stopped yet, or let go on by somebody in between."""
+        try:
+            tree.stop()
+        except NotAllowed:
+            pass  # it was said when the freeze began
+
     def _frozen(self, began: Instant) -> list[core.Act]:
         self._freezing = False
         self.freezes += 1
@@ -261,9 +268,12 @@ class GroupKeeper:
         self._look_at_gate()
         if self._dying and (tree is None or tree.is_empty()):
             self._do(self._gone())
-        elif self._freezing and (tree is None or tree.is_stopped()):
-            self._do(self._frozen(self.core.memory.frozen_since or now()))
-        elif self.core.stopped and not self._freezing and not self._dying and tree is not None and not tree.is_stopped():
+        elif self._freezing:
+            if tree is None or tree.is_stopped():
+                self._do(self._frozen(self.core.memory.frozen_since or now()))
+            else:
+                self._stop_again(tree)
+        elif self.core.stopped and not self._dying and tree is not None and not tree.is_stopped():
             self._say(f"{self.group.name}: SOMEBODY ELSE let the frozen service go on (SIGCONT): it is frozen again")
             self._do(self._freeze())
 
@@ -279,7 +289,7 @@ class GroupKeeper:
         tree = self._new_tree(pid, process_started)
         try:
             descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except (OSError, OverflowError):
             return False
         tree.notice()
         if tree.is_empty():  # the number was given to another process meanwhile
@@ -392,6 +402,9 @@ class GroupKeeper:
             self._tree.notice()
         if self.gate is not None:
             self.gate.forget()
+            if self._gate_stands and not self.gate.rules_stand():
+                self._say(f"{self.group.name}: somebody took rules of the gate away: laying it again")
+                self._begin_gate()
         self._sync_gate()
 
     # --- the budget --------------------------------------------------------------------------------------------------

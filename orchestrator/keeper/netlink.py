@@ -6,15 +6,17 @@ Message layouts: Linux `uapi/linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `rt
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 NETLINK_ROUTE: Final = 0
 NETLINK_NETFILTER: Final = 12
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE = 0x1, 0x4, 0x400
-NLMSG_ERROR: Final = 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP = 0x1, 0x4, 0x400, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
 NFNL_BATCH_BEGIN, NFNL_BATCH_END = 0x10, 0x11
 NFNL_SUBSYS_NFTABLES: Final = 10
 NFT_NEWSETELEM, NFT_DELSETELEM = 12, 14
+NFT_GETRULE: Final = 7
 NFPROTO_INET: Final = 1
 NLA_F_NESTED: Final = 0x8000
 RTM_DELADDR: Final = 21
@@ -32,6 +34,16 @@ def _attribute(kind: int, payload: bytes) -> bytes:
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
     return _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0) + body
+
+
+def _messages(answer: bytes) -> Iterator[tuple[int, int, int]]:
+    """Kind, sequence and, of an error, its code."""
+    at = 0
+    while at < len(answer):
+        size, kind, _, answered, _ = _HEADER.unpack_from(answer, at)
+        code = _ERROR.unpack_from(answer, at + _HEADER.size)[0] if kind == NLMSG_ERROR else 0
+        yield kind, answered, code
+        at += (size + 3) & ~3
 
 
 class Netlink:
@@ -57,17 +69,35 @@ class Netlink:
         """
         self._socket.send(request)
         while True:
-            answer = self._socket.recv(8192)
-            at = 0
-            while at < len(answer):
-                size, kind, _, answered, _ = _HEADER.unpack_from(answer, at)
+            for kind, answered, code in _messages(self._socket.recv(8192)):
                 if kind == NLMSG_ERROR and answered >= first:
-                    (code,) = _ERROR.unpack_from(answer, at + _HEADER.size)
                     if code:
                         raise OSError(-code, os.strerror(-code))
                     if answered == sequence:
                         return
-                at += (size + 3) & ~3
+
+    def count(self, request: bytes) -> int:
+        """How many things a dump shows. Raises OSError with the kernel's reason."""
+        self._socket.send(request)
+        found = 0
+        while True:
+            for kind, _, code in _messages(self._socket.recv(65536)):
+                if code:
+                    raise OSError(-code, os.strerror(-code))
+                if kind in (NLMSG_DONE, NLMSG_ERROR):
+                    return found
+                found += 1
+
+
+def count_rules(table: str) -> int:
+    """Rules that stand in an nftables table of the family inet. Raises OSError with the kernel's reason."""
+    netlink = Netlink(NETLINK_NETFILTER)
+    try:
+        body = _GENMSG.pack(NFPROTO_INET, 0, 0) + _attribute(1, table.encode() + b"\0")
+        kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_GETRULE
+        return netlink.count(_message(kind, NLM_F_DUMP, netlink.next_sequence(), body))
+    finally:
+        netlink.close()
 
 
 class TimedElement:

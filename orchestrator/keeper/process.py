@@ -200,7 +200,7 @@ class KeeperProcess:
             return
         try:
             message = decode_from_daemon(data)
-        except (Unreadable, ValueError) as error:
+        except (Unreadable, ValueError, RecursionError) as error:
             log(f"the daemon said something that cannot be read, ignored: {error}")
             return
         match message:

@@ -27,7 +27,6 @@ from orchestrator.services.starting import PR_SET_PDEATHSIG
 GROUP: Final = "orders"
 CLUSTER: Final = "lab"
 WITNESS: Final = "app1"
-PORT: Final = RedisKind.port
 BEAT_PORT: Final = 7400
 
 TEMPLATE: Final = "{{ primary.address }} {{ primary.port }} {{ epoch }}\n"

@@ -11,6 +11,8 @@ from orchestrator.domain.spans import Span, in_words
 
 PR_SET_PDEATHSIG = 1
 WORDS_KEPT = 2000
+LAST_WORDS_WITHIN: Span = 0.1
+LOOK_EVERY: Span = 0.01
 
 
 class CannotStart(RuntimeError):
@@ -38,7 +40,7 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
         raise CannotStart(str(error)) from error
     try:
         async with asyncio.timeout(within):
-            said, _ = await process.communicate(text or None)
+            said = await _hear(process, text)
     except TimeoutError:
         await _end(process)
         raise CannotStart(f"not finished within {in_words(within)}, killed") from None
@@ -49,6 +51,32 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
     if process.returncode != 0:
         raise CannotStart(f"ended with status {process.returncode}: {words or 'it said nothing'}")
     return words
+
+
+async def _hear(process: asyncio.subprocess.Process, text: bytes) -> bytes:
+    """What it said until it ended; whoever it left behind may keep the pipe open for good."""
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.write(text)
+            await process.stdin.drain()
+        process.stdin.close()
+    assert process.stdout is not None
+    said = bytearray()
+
+    async def read(stream: asyncio.StreamReader) -> None:
+        while part := await stream.read(65536):
+            said.extend(part)
+
+    reading = asyncio.ensure_future(read(process.stdout))
+    try:
+        while process.returncode is None and not reading.done():  # wait() of Python 3.11 waits for the pipe too
+            await asyncio.wait([reading], timeout=LOOK_EVERY)
+        if process.returncode is None:
+            await process.wait()
+        await asyncio.wait([reading], timeout=LAST_WORDS_WITHIN)
+    finally:
+        reading.cancel()
+    return bytes(said)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

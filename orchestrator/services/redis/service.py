@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,10 +92,11 @@ class RedisService:
         pipeline = line.client.pipeline(transaction=False)
         for words in commands:
             pipeline.execute_command(*words)
+        pipeline.ping()  # unlike INFO it is refused while the server loads its data, and looks empty
         pipeline.info("replication")
         pipeline.info("keyspace")
-        *answers, replication, keyspace = await pipeline.execute(raise_on_error=False)
-        for answer in (replication, keyspace):
+        *answers, pinged, replication, keyspace = await pipeline.execute(raise_on_error=False)
+        for answer in (pinged, replication, keyspace):
             if isinstance(answer, Exception):
                 raise answer
         pid, began, software = await line.process()  # another one, if it was connected anew for the answer
@@ -299,6 +301,8 @@ def _connection_outcome(error: RedisConnectionError) -> Outcome:
         return Refused(str(error), gone=True)
     if isinstance(cause, ConnectionResetError | BrokenPipeError) or "closed" in str(error).lower():
         return Refused(str(error))
+    if isinstance(cause, ssl.SSLError):
+        return Refused(f"TLS: {error}")
     if isinstance(cause, OSError):
         return Abstained(str(error))
     return Refused(str(error))
