@@ -11,6 +11,7 @@ from orchestrator.engine.diagnosing import effective_diagnosis
 from orchestrator.engine.turn import Turn
 
 CONTROL_AGAIN: Span = 1.0
+DISPROVED_AFTER: Span = 1.0
 TIME_GATES = frozenset({"permitted", "promise over", "lease over"})
 """Gates that do not keep a question from being asked: the answer takes longer than they do."""
 
@@ -84,7 +85,7 @@ def tidy(turn: Turn, record: Record) -> None:
     """The serving primary clears away words about epochs that are over, and about its own death."""
     control = turn.state.control
     proposal, request = control.proposal, control.request
-    keep_proposal = proposal is not None and proposal.epoch == record.epoch and proposal.subject != turn.state.me
+    keep_proposal = proposal is not None and proposal.epoch == record.epoch and not _disproved(turn, proposal)
     keep_request = (
         request is not None
         and request.epoch == record.epoch
@@ -101,6 +102,15 @@ def tidy(turn: Turn, record: Record) -> None:
     if tidied != control and _write(turn, tidied):
         over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
         turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
+
+
+def _disproved(turn: Turn, proposal: Proposal) -> bool:
+    """It speaks of our own failure, and we are well; the others may have heard of it a moment before we do."""
+    if proposal.subject != turn.state.me:
+        return False
+    sure_at = turn.now + (proposal.at_wall - turn.state.wall) + DISPROVED_AFTER
+    turn.wake(sure_at)
+    return turn.now >= sure_at
 
 
 def use_up(control: Control) -> Control | None:
