@@ -276,8 +276,9 @@ def _findings(config: dict[str, str], config_file: str, settings: RedisSettings)
         findings.append("replica-read-only is not yes: a standby accepts writes; CONFIG SET replica-read-only yes")
     if not _starts_as_replica(str(settings.config or config_file)):
         findings.append(
-            f"{settings.config or config_file or 'its configuration'} has no replicaof line: started by anybody but "
-            f"Tanist it comes back as primary, perhaps empty, and its standbys would copy the emptiness; add: replicaof {NOBODY[0]} {NOBODY[1]}"
+            f"{settings.config or config_file or 'its configuration'} has no replicaof line: started by anybody but Tanist it "
+            "comes back as primary, perhaps empty, and its standbys would copy the emptiness; add: "
+            f"replicaof {NOBODY[0]} {NOBODY[1]}"
         )
     if settings.socket is None:
         findings.append(
