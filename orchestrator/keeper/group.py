@@ -157,13 +157,23 @@ class GroupKeeper:
         self._do(self.core.heard(now(), sender, section))
 
     def obey(self, command: commands.Command) -> core.Answer:
-        if isinstance(command, commands.Found) and not self._watch(command.pid, command.process_started):
-            return core.Declined("found", f"process {command.pid} has ended already, or is another one by now")
+        if isinstance(command, commands.Found) and (reason := self._why_not_watch(command)):
+            return core.Declined("found", reason)
         if isinstance(command, commands.Arm) and self.gate is not None and not self._gate_stands:
             return core.Declined("arm", "the gate is being laid")
         answer, acts = self.core.obey(now(), command)
         self._do(acts)
         return answer
+
+    def _why_not_watch(self, found: commands.Found) -> str:
+        """Whoever holds the right, or is being ended, is watched to its end before anybody else is."""
+        memory = self.core.memory
+        another = (found.pid, found.process_started) != (memory.pid, memory.process_started)
+        if another and (memory.hold is not Hold.NONE or self.core.killing):
+            return f"process {memory.pid} is held, or being ended; process {found.pid} is a stranger"
+        if not self._watch(found.pid, found.process_started):
+            return f"process {found.pid} has ended already, or is another one by now"
+        return ""
 
     def main_exited(self) -> None:
         self._unwatch()

@@ -50,6 +50,7 @@ class Outcome:
     lease_ms: int
     members: int
     outage_ms: float
+    """The longest gap when the role moved; else 0 when gaps as long were seen before the fault too."""
     longest_gap_ms: float
     """Between two acknowledged writes, from the fault on, whatever its cause."""
     lost_writes: int
@@ -203,7 +204,7 @@ class Bench:
             fault=name,
             lease_ms=round(self.group.settings.lease * 1000),
             members=self.group.settings.members,
-            outage_ms=round(lasted * 1000, 1),
+            outage_ms=round((gap.lasts if epoch_after > epoch_before else lasted) * 1000, 1),
             longest_gap_ms=round(gap.lasts * 1000, 1),
             lost_writes=self._lost(client, primary_after),
             acknowledged_writes=len(client.acked),
