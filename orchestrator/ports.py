@@ -81,6 +81,9 @@ class Service(Protocol):
 
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None: ...
 
+    async def tend(self, primary: NodeName | None) -> None:
+        """Upkeep, every few seconds: `primary` is whom this member follows, None on the primary itself. Raises like `ensure`."""
+
     @property
     def can_start(self) -> bool:
         """Whether it may be started by the daemon when it does not run."""

@@ -6,10 +6,18 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFile
-from orchestrator.config.models import ClusterConfig, GroupSection, RedisSection, RuleSection, service_end
+from orchestrator.config.models import (
+    ClusterConfig,
+    GroupSection,
+    PostgresqlSection,
+    RedisSection,
+    RuleSection,
+    service_end,
+)
 from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
 from orchestrator.domain.topology import Group, GroupName, Member, NodeName
 from orchestrator.keeper.setup import Endpoint, GroupSetup, KeeperSetup, PathSetup
+from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings
 from orchestrator.services.redis.settings import RedisSettings, RedisTls
 
 DEFAULT_UNRESPONSIVE = 2.0
@@ -110,6 +118,15 @@ def redis_settings(config: ClusterConfig, group: GroupName, node: NodeName) -> R
     return settings
 
 
+def postgresql_settings(config: ClusterConfig, group: GroupName, node: NodeName) -> PostgresqlSettings:
+    section = config.groups[group]
+    merged: PostgresqlSection = section.member(node).postgresql.over(section.postgresql)
+    host, port = service_end(config, section, node)
+    given = {name: getattr(merged, name) for name in PostgresqlSection.model_fields if getattr(merged, name) is not None}
+    given |= {"name": node, "host": host, "port": port, "control": ControlKind(merged.control or "direct")}
+    return PostgresqlSettings(**given)
+
+
 def client_files(section: GroupSection, node: NodeName) -> tuple[ClientFile, ...]:
     return tuple(
         ClientFile(
@@ -170,4 +187,14 @@ def _group_setup(config: ClusterConfig, name: GroupName, node: NodeName) -> Grou
         gate_port=member.port if member is not None else 0,
         gate_addresses=(member.address,) if member is not None and ip_address(member.address).is_loopback else (),
         gate=section.gate,
+        directory=_directory_of_orphans(config, name, node),
+        program="postgres" if section.service == "postgresql" else "",
     )
+
+
+def _directory_of_orphans(config: ClusterConfig, name: GroupName, node: NodeName) -> str:
+    """PostgreSQL's backends outlive a killed postmaster; they work in the data directory."""
+    section = config.groups[name]
+    if section.service != "postgresql" or node not in section.members:
+        return ""
+    return str(postgresql_settings(config, name, node).data_directory.resolve())

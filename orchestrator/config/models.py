@@ -153,12 +153,67 @@ class RedisSection(Section):
         return general.model_copy(update=own)
 
 
+def _cluster_name(value: str) -> str:
+    if not re.fullmatch(r"\d+/[A-Za-z0-9._-]+", value):
+        raise ValueError("expected Debian's version and name of the cluster, such as 15/main")
+    return value
+
+
+class PostgresqlSection(Section):
+    port: Port | None = None
+    data_directory: Path | None = None
+    config_file: Path | None = None
+    socket_directory: Path | None = None
+    user: str | None = None
+    database: str | None = None
+    password_file: Path | None = None
+    replication_user: str | None = None
+    replication_password_file: Path | None = None
+    connection: dict[str, str] | None = None
+    """More of libpq's keywords for connections between members, such as sslmode."""
+    bin_directory: Path | None = None
+    control: Literal["direct", "pg_ctlcluster", "systemd"] | None = None
+    cluster: Annotated[str, AfterValidator(_cluster_name)] | None = None
+    unit: str | None = None
+    run_as: str | None = None
+    parameters: dict[str, str] | None = None
+    """Server parameters on the command line of a direct start."""
+    log_file: Path | None = None
+    slots: bool | None = None
+    max_rate: Size | None = None
+    start_within: Span | None = None
+    stop_within: Span | None = None
+
+    def over(self, general: "PostgresqlSection") -> "PostgresqlSection":
+        """The member's own settings over the group's."""
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        return general.model_copy(update=own)
+
+    def problems(self) -> list[str]:
+        """What is missing or contradicts itself, once group and member are put together."""
+        found = []
+        if self.data_directory is None:
+            found.append("data_directory is missing, such as /var/lib/postgresql/15/main")
+        elif not self.data_directory.is_absolute():
+            found.append(f"data_directory: read {self.data_directory}, expected an absolute path")
+        if self.control == "systemd" and self.unit is None:
+            found.append("control is systemd, and unit is missing, such as postgresql@15-main.service")
+        if self.control == "pg_ctlcluster" and self.cluster is None:
+            found.append("control is pg_ctlcluster, and cluster is missing, such as 15/main")
+        if self.control in ("systemd", "pg_ctlcluster") and self.parameters:
+            found.append(f"parameters are for a direct start; with control: {self.control} write them into postgresql.conf")
+        if self.max_rate is not None and not 32 * 1024 <= self.max_rate <= 1024**3:
+            found.append("max_rate: expected between 32kB and 1GB (per second; pg_basebackup --max-rate)")
+        return found
+
+
 class MemberSection(Section):
     preferred: bool = False
     never_primary: bool = False
     address: Address | None = None
     """Where clients and members reach the service, if not at the node's address."""
     redis: RedisSection = RedisSection()
+    postgresql: PostgresqlSection = PostgresqlSection()
 
 
 # --- policy ----------------------------------------------------------------------------------------------------------
@@ -235,12 +290,14 @@ class ClientSection(Section):
 
 
 class GroupSection(Section):
-    service: Literal["redis"]
+    service: Literal["redis", "postgresql"]
     members: Annotated[dict[Name, MemberSection | None], Field(min_length=2)]
     redis: RedisSection = RedisSection()
+    postgresql: PostgresqlSection = PostgresqlSection()
     witnesses: tuple[Name, ...] | None = None
     """Witnesses that observe this group; by default all."""
-    replication: Literal["asynchronous"] = "asynchronous"
+    replication: Literal["asynchronous", "synchronous"] = "asynchronous"
+    """Synchronous: no commit is acknowledged before every member that could take over has it. PostgreSQL only."""
     gate: Literal["auto", "required", "off"] = "auto"
     policy: PolicySection = PolicySection()
     clients: tuple[ClientSection, ...] = ()
@@ -353,6 +410,7 @@ def _group_problems(config: ClusterConfig) -> list[str]:
             for name in config.witnesses_of(group)
             if name not in config.nodes or not config.nodes[name].witness
         ]
+        problems += _service_problems(place, group)
     return [*problems, *_end_problems(config), *_file_problems(config)]
 
 
@@ -369,10 +427,35 @@ def _end_problems(config: ClusterConfig) -> list[str]:
             if end in taken:
                 problems.append(f"{place}: {end[0]}:{end[1]} belongs to {taken[end]} already")
             taken[end] = place
-            if ":" in end[0] and group.member(name).redis.over(group.redis).socket is None:
+            if group.service == "redis" and ":" in end[0] and group.member(name).redis.over(group.redis).socket is None:
                 problems.append(
                     f"{place}: its address {end[0]} is IPv6: set redis.socket, by which the daemon reaches it past a closed gate"
                 )
+    return problems
+
+
+def _service_problems(place: str, group: GroupSection) -> list[str]:
+    """Settings of another service than the group's, and what this one's lack."""
+    other = "redis" if group.service == "postgresql" else "postgresql"
+    problems = [f"{place}.{other}: the group's service is {group.service}"] if other in group.model_fields_set else []
+    slots: dict[str, str] = {}
+    for name in group.members:
+        member = group.member(name)
+        if other in member.model_fields_set:
+            problems.append(f"{place}.members.{name}.{other}: the group's service is {group.service}")
+        if group.service != "postgresql":
+            continue
+        problems += [f"{place}.members.{name}: {each}" for each in member.postgresql.over(group.postgresql).problems()]
+        slot = name.replace("-", "_")
+        if slot in slots:
+            problems.append(f"{place}.members.{name}: its replication slot would have the name of {slots[slot]}'s: rename one")
+        slots[slot] = name
+    if group.service == "redis" and group.replication != "asynchronous":
+        problems.append(
+            f"{place}.replication: read {group.replication}, but Redis replicates asynchronously; see policy.min_replicas"
+        )
+    if group.service == "postgresql" and group.policy.min_replicas:
+        problems.append(f"{place}.policy.min_replicas: is for Redis; expected replication: synchronous")
     return problems
 
 
@@ -400,7 +483,10 @@ def _file_problems(config: ClusterConfig) -> list[str]:
 def service_end(config: ClusterConfig, group: GroupSection, name: str) -> tuple[str, int]:
     """Where the group's service is reached on a member."""
     member = group.member(name)
-    port = member.redis.over(group.redis).port or 6379
+    if group.service == "postgresql":
+        port = member.postgresql.over(group.postgresql).port or 5432
+    else:
+        port = member.redis.over(group.redis).port or 6379
     return member.address or config.nodes[name].address, port
 
 

@@ -12,6 +12,7 @@ from orchestrator.config.build import (
     domain_policy,
     groups_of,
     keeper_setup,
+    postgresql_settings,
     redis_settings,
     run_directory,
     state_directory,
@@ -32,6 +33,7 @@ from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.engine.state import State
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.ports import Mediator, RefusedByPeer, Service
+from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.redis.service import RedisService
 
 ArmedFor = Callable[[int, int, int], bool]
@@ -101,6 +103,8 @@ def make_service(
     domain = domain_group(config, group)
     if domain.member(node) is None:
         return None
+    if config.groups[group].service == "postgresql":
+        return PostgresqlService(postgresql_settings(config, group, node), domain.members, armed)
     return RedisService(redis_settings(config, group, node), domain.members, armed)
 
 

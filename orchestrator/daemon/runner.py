@@ -22,16 +22,19 @@ from orchestrator.domain.observations import KeeperView, Outcome, ServiceView
 from orchestrator.domain.policy import Policy
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Control, Record, Snapshot
-from orchestrator.domain.spans import FOREVER, Instant, WallTime
+from orchestrator.domain.spans import FOREVER, Instant, Span, WallTime
 from orchestrator.domain.topology import NodeName
 from orchestrator.engine.adopting import adopted
-from orchestrator.engine.state import State
+from orchestrator.engine.informing import following
+from orchestrator.engine.state import Phase, State
 from orchestrator.engine.step import step
 from orchestrator.keeper.talk import NotObeyed, Seen
 from orchestrator.ports import ClientConfig, Conflict, Mediator, NotConfirmed, RefusedByPeer, Service, Unreachable
 from probes.interconnected.words import decode
 from probes.local import LocalProbe
 from probes.mediated import READ_WITHIN, MediatedProbe
+
+TEND_EVERY: Span = 5.0
 
 SPEAK_TRIES = 3
 """How often a person's word is checked and written again when somebody else wrote in between."""
@@ -92,6 +95,7 @@ class GroupRunner:
         self._spawn(self.mediated.run())
         if self.local is not None:
             self._spawn(self.local.run())
+            self._spawn(self._tend())
         self._tick()
 
     async def stop(self) -> None:
@@ -215,6 +219,24 @@ class GroupRunner:
             self._done(effect, view)
         if self.local is not None:
             self.local.look_now()
+
+    async def _tend(self) -> None:
+        """Upkeep that no decision waits for; what fails is said once, until it fails otherwise."""
+        service, told = self._seams.service, ""
+        assert service is not None
+        while True:
+            await asyncio.sleep(TEND_EVERY)
+            primary = following(self.state)
+            if primary is None and self.state.phase is not Phase.SERVING:
+                continue
+            try:
+                await service.tend(primary)
+            except (Unreachable, RefusedByPeer, NotConfirmed) as error:
+                if str(error) != told:
+                    self._seams.log(f"{self.name}: upkeep: {error}")
+                told = str(error)
+            else:
+                told = ""
 
     async def _ensure_replicas(self, effect: effects.EnsureReplicas) -> None:
         service = self._seams.service

@@ -56,6 +56,8 @@ class Refused:
 @dataclass(frozen=True, slots=True)
 class Silent:
     within: Span
+    reason: str = ""
+    """What did not come back, where it was not the look itself: a commit to disk, a fresh connection."""
 
 
 @dataclass(frozen=True, slots=True)

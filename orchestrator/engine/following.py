@@ -13,6 +13,7 @@ from orchestrator.engine.state import Phase
 from orchestrator.engine.turn import Turn
 
 FOLLOW_AGAIN: Span = 1.0
+STUCK_AGAIN: Span = 3.0
 START_AGAIN: Span = 2.0
 CLAIM_AGAIN: Span = 0.02
 LOOK_WHILE_AWAITED: Span = 0.005
@@ -85,6 +86,9 @@ def _follow(turn: Turn, record: Record) -> None:
         if view is None or view.role is Role.PRIMARY or view.upstream != (primary.address, primary.port):
             wanted = EnsureService(role=WantedRole.STANDBY, epoch=record.epoch, upstream=primary.name)
             turn.want(wanted, again_every=FOLLOW_AGAIN)
+        elif not view.link_up:  # it looks there, and nothing arrives: what stands in the way is looked for again
+            wanted = EnsureService(role=WantedRole.STANDBY, epoch=record.epoch, upstream=primary.name)
+            turn.want(wanted, again_every=STUCK_AGAIN)
     elif view is None or view.role is Role.PRIMARY:
         turn.want(EnsureService(role=WantedRole.STANDBY, epoch=record.epoch), again_every=START_AGAIN)
 

@@ -156,7 +156,8 @@ def _demote(turn: Turn, record: Record, handover: Handover) -> None:
 
     A service whose writes can only be held by stopping it has no process left: that is as good.
     """
-    if turn.state.local.gone_since is not None:
+    stopped = turn.state.local.view is not None and not turn.state.local.view.pid
+    if stopped or turn.state.local.gone_since is not None:
         if turn.state.keeper is not None and turn.state.keeper.hold is Hold.NONE:
             _next(turn, handover, HandoverStage.RELEASE)
         return

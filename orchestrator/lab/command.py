@@ -47,6 +47,13 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
         click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
         click.option("--lease", type=SpanType(), default="1s", show_default=True),
         click.option("--members", type=click.IntRange(2, 7), default=3, show_default=True),
+        click.option(
+            "--replication",
+            type=click.Choice(["asynchronous", "synchronous"]),
+            default="asynchronous",
+            show_default=True,
+            help="PostgreSQL: whether a commit waits for every standby that could take over.",
+        ),
         click.option("--service", type=click.Choice(sorted(KINDS)), default="redis", show_default=True),
     ):
         command = option(command)
@@ -70,6 +77,7 @@ def run(
     lease: Span,
     redis_server: str | None,
     mediator: str | None,
+    replication: str,
     fault: str,
     runs: int,
     mediator_lost_for: Span,
@@ -82,7 +90,7 @@ def run(
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
         try:
             group.start()
             console.print(
@@ -110,7 +118,9 @@ def run(
         raise click.ClickException(f"TWO PRIMARIES for {two:.0f} ms: this must never be; keep the output and report it")
 
 
-def _settings(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None) -> LabSettings:
+def _settings(
+    service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, replication: str
+) -> LabSettings:
     return LabSettings(members=members, lease=lease, service=service, redis_server=find_redis(redis_server), mediator=mediator)
 
 
@@ -130,12 +140,19 @@ def _made(settings: LabSettings) -> LabGroup:
 @click.option("--for", "lasts", type=SpanType(), default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def burn(
-    service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, lasts: Span, as_json: bool
+    service: str,
+    members: int,
+    lease: Span,
+    redis_server: str | None,
+    mediator: str | None,
+    replication: str,
+    lasts: Span,
+    as_json: bool,
 ) -> None:
     """Burn every core with busy loops, twice as many as cores, and tell what Tanist did although nothing was wrong."""
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
         try:
             group.start()
             group.wait_whole(WHOLE_WITHIN)
@@ -156,11 +173,11 @@ def burn(
 
 @lab.command("up")
 @options
-def up(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None) -> None:
+def up(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, replication: str) -> None:
     """Keep a group running to play with, until interrupted."""
     console = Console(highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator)) as group:
+    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
         try:
             group.start()
             primary = group.wait_whole(WHOLE_WITHIN)

@@ -136,7 +136,7 @@ class ServiceHung(Fault):
     def inject(self) -> None:
         pid = self._service()
         self._tree = Tree(pid, started(pid) or 0)
-        os.kill(pid, signal.SIGSTOP)
+        self._tree.stop()
 
     def mend(self) -> None:
         if self._tree is not None and not self._tree.is_empty():

@@ -21,6 +21,7 @@ from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
 from orchestrator.lab.kinds import Kind, LabError
+from orchestrator.lab.postgresql import PostgresqlKind
 from orchestrator.lab.redis import RedisKind
 from orchestrator.services.starting import PR_SET_PDEATHSIG
 
@@ -80,6 +81,7 @@ class LabSettings:
     members: int = 3
     lease: Span = 1.0
     service: str = "redis"
+    replication: str = "asynchronous"
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
@@ -89,6 +91,7 @@ class LabSettings:
 
 KINDS: Final[dict[str, Callable[[LabSettings], Kind]]] = {
     "redis": lambda settings: RedisKind(settings.redis_server),
+    "postgresql": lambda settings: PostgresqlKind(settings.replication),
 }
 
 
@@ -242,6 +245,9 @@ class LabGroup:
                 self._keeper_pids.add(pid)
             if (pid := host.service_pid()) is not None:
                 self._service_pids.add(pid)
+        for pid in (*self._keeper_pids, *self._service_pids):
+            with contextlib.suppress(ChildProcessError):  # those whose parent has ended are ours to collect, as init would
+                os.waitpid(pid, os.WNOHANG)
 
     def whole(self) -> str | None:
         """The primary's name when everybody is where they should be; None otherwise."""
@@ -312,7 +318,7 @@ class LabGroup:
         self.note_processes()
         for pid in self._service_pids:
             if _is_ours(pid, self.directory, self.net):
-                _kill(pid)
+                self.kind.end(pid)
         _reap()
         if not why_impossible():
             for host in self.members:

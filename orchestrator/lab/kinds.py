@@ -1,5 +1,8 @@
 """The kinds of service that the laboratory can run: how each is prepared, reached, written to and asked what it kept."""
 
+import contextlib
+import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +50,11 @@ class Kind(ABC):
     @abstractmethod
     def pid_file(self, directory: Path) -> Path:
         """Its first line is the number of the main process."""
+
+    def end(self, pid: int) -> None:
+        """End a server for good, at the laboratory's end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     @abstractmethod
     def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:

@@ -240,6 +240,9 @@ class RedisService:
     async def _command(self, *words: str) -> Any:
         return await self._actor.client.execute_command(*words)  # type: ignore[no-untyped-call]
 
+    async def tend(self, primary: NodeName | None) -> None:
+        """Redis needs none."""
+
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None:
         try:
             async with asyncio.timeout(ACT_WITHIN):

@@ -1,0 +1,57 @@
+"""Errands beside the looks: a commit to disk and a fresh connection show what an answer on an old connection hides.
+
+An errand that does not come back is never abandoned: as long as it is out, every look waits for it and says so.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from orchestrator.domain.spans import Span, in_words
+
+GRACE: Span = 0.02
+"""How long the look that sends an errand waits for it; only one that is still out at the next look is waited for in earnest."""
+
+
+class Errand:
+    def __init__(self, words: str, every: Span, act: Callable[[], Awaitable[str]]) -> None:
+        self.words = words
+        self.every = every
+        self._act = act
+        """Comes back with what was found wrong; empty when nothing was."""
+        self._task: asyncio.Task[str] | None = None
+        self._sent_at: float | None = None
+        self.found = ""
+
+    @property
+    def late(self) -> str:
+        """Words for an errand that is still out."""
+        if self._task is None or self._task.done() or self._sent_at is None:
+            return ""
+        return f"{self.words} has not come back for {in_words(time.monotonic() - self._sent_at)}"
+
+    async def tend(self) -> str:
+        """Send it when it is due; wait for it when it is out. The caller bounds the wait, which does not end the errand."""
+        if self._sent_at is None:
+            self._sent_at = time.monotonic()  # whoever looks only once, to check, sends none
+        if self._task is None:
+            if time.monotonic() < self._sent_at + self.every:
+                return self.found
+            self._sent_at = time.monotonic()
+            self._task = asyncio.ensure_future(self._act())
+            await asyncio.wait({self._task}, timeout=GRACE)
+            if not self._task.done():
+                return self.found
+        else:
+            await asyncio.wait({self._task})
+        task, self._task = self._task, None
+        self.found = task.result()
+        return self.found
+
+    async def stop(self) -> None:
+        """Give it up: it is another server now, or none."""
+        task, self._task = self._task, None
+        self.found, self._sent_at = "", None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
