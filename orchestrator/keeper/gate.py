@@ -12,7 +12,7 @@ import struct
 import subprocess
 from typing import Final
 
-from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
+from orchestrator.domain.spans import FOREVER, Instant, Span
 from orchestrator.keeper.netlink import TimedElement, count_rules
 
 SET: Final = "open"
@@ -82,60 +82,18 @@ def table_name(cluster: str, node: str, group: str) -> str:
 
 
 class Gate:
-    """One group's gate: `begin_laying` it, ask `is_laid` until it stands, and keep it open with `open_until`.
-
-    Laying starts a process, which may take its time on a busy host: it is never waited for here.
-    """
+    """One group's gate: `lay` it, then keep it open with `open_until`. Both wait for the kernel."""
 
     def __init__(self, table: str, port: int, addresses: tuple[str, ...]) -> None:
         self.table = table
         self._rules = ruleset(table, port, addresses)
         self._element = TimedElement(table, SET, struct.pack("!H", port))
-        self._until: Instant | None = None
-        self._laying: subprocess.Popen[bytes] | None = None
-        self._began_at: Instant = NEVER
 
-    @property
-    def laying(self) -> bool:
-        return self._laying is not None
-
-    def begin_laying(self, now: Instant) -> None:
+    def lay(self) -> None:
         """Raises NoGate with the reason. What stands already goes on as it is until the new rules replace it at once."""
         if reason := why_impossible():
             raise NoGate(reason)
-        if self._laying is not None:
-            return
-        try:
-            self._laying = subprocess.Popen(
-                ["nft", "-f", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-            )
-            assert self._laying.stdin is not None
-            self._laying.stdin.write(self._rules.encode())
-            self._laying.stdin.close()
-        except OSError as error:
-            raise NoGate(f"nft could not be run: {error}") from error
-        self._began_at = now
-
-    def is_laid(self, now: Instant) -> bool:
-        """True once, when the rules that were being laid stand. Raises NoGate when nft failed or takes too long."""
-        laying = self._laying
-        if laying is None:
-            return False
-        status = laying.poll()
-        if status is None and now < self._began_at + LAY_WITHIN:
-            return False
-        self._laying = None
-        self._until = None
-        if status is None:
-            laying.kill()
-            laying.wait()
-            raise NoGate(f"nft was not ready within {LAY_WITHIN:.0f} s")
-        assert laying.stderr is not None
-        with laying.stderr:
-            said = laying.stderr.read().decode(errors="replace").strip()
-        if status != 0:
-            raise NoGate(f"nft refused the rules: {said or status}")
-        return True
+        _nft(self._rules)
 
     def rules_stand(self) -> bool:
         """As many rules as were laid: `nft flush` takes rules, and leaves table and element."""
@@ -149,19 +107,12 @@ class Gate:
 
         Raises OSError when the rules do not stand.
         """
-        if until == self._until:
-            return
         if until == FOREVER:
             self._element.stand(None)
         elif until - now < 0.001:
             self._element.fall()
         else:
             self._element.stand(math.floor((until - now) * 1000))
-        self._until = until
-
-    def forget(self) -> None:
-        """Set the element anew at the next call, in case somebody else took it or the rules away."""
-        self._until = None
 
     def close(self) -> None:
         self._element.close()

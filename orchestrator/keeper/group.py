@@ -12,7 +12,8 @@ from orchestrator.domain.observations import Hold
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper import core, memory
 from orchestrator.keeper.core import Core
-from orchestrator.keeper.gate import Gate, NoGate, table_name
+from orchestrator.keeper.gate import Gate, table_name
+from orchestrator.keeper.gatehand import GateHand, State
 from orchestrator.keeper.netlink import drop_address
 from orchestrator.keeper.page import Page
 from orchestrator.keeper.setup import GroupSetup, KeeperSetup
@@ -27,12 +28,6 @@ WATCH_AGAIN: Span = 0.001
 
 SURE_AGAIN: Span = 1.0
 """How often the gate is set anew and the process tree is noted, whether or not anything changed."""
-
-LAY_AGAIN: Span = 30.0
-"""How often a gate that could not be laid is tried again."""
-
-LOOK_AT_LAYING: Span = 0.002
-"""How often the process that lays the gate is asked whether it is done; it takes 5 to 30 ms."""
 
 LONGEST_SHARE: Final = 4
 """The freeze budget never exceeds this part of the lease (rule 14)."""
@@ -57,12 +52,19 @@ class GroupKeeper:
     """Carries out what the core wants: the page is written first, always."""
 
     def __init__(
-        self, setup: KeeperSetup, group: GroupSetup, send: Callable[[str, Section], None], say: Callable[[str], None]
+        self,
+        setup: KeeperSetup,
+        group: GroupSetup,
+        send: Callable[[str, Section], None],
+        say: Callable[[str], None],
+        wake: Callable[[], None],
     ) -> None:
+        """`wake` makes the loop call `hear_gate` soon; it may be called from another thread."""
         self.setup = setup
         self.group = group
         self._send = send
         self._say = say
+        self._wake = wake
         self.page = Page(setup.page_path(group.name), create=True)
         known = self.page.read()
         self.page.begin()
@@ -76,10 +78,7 @@ class GroupKeeper:
             now=now(),
         )
         self.page.write(self.core.memory)
-        self.gate: Gate | None = None
-        self._gate_stands = False
-        self._gate_refused = ""
-        self._gate_again_at = NEVER
+        self.gate: GateHand | None = None
         self._pidfd = -1
         self.watch_number = 0
         """Grows with every process that is watched: a descriptor's number alone may come again for another one."""
@@ -115,24 +114,23 @@ class GroupKeeper:
 
     def wake_at(self) -> Instant:
         wake = min(self.core.wake_at(), self._sure_at + SURE_AGAIN)
-        if self.gate is not None and self.gate.laying:
-            wake = min(wake, self._looked_at + LOOK_AT_LAYING)
         return min(wake, self._looked_at + WATCH_AGAIN) if self._freezing or self._dying else wake
 
     @property
     def gate_words(self) -> str:
-        if self.gate is None:
-            return self._gate_refused or "off"
-        if not self._gate_stands:
-            return "being laid"
-        return "open" if self.core.gate_until > now() else "closed"
+        gate = self.gate
+        if gate is None:
+            return OFF
+        if gate.state is State.STANDS:
+            return "open" if self.core.gate_until > now() else "closed"
+        return gate.why_refused or gate.state.value
 
     @property
     def remarks(self) -> list[str]:
         """What people should know about this group's enforcement."""
-        if self.gate is not None or self._gate_refused in ("", OFF):
+        if self.gate is None or self.gate.state is not State.REFUSED:
             return []
-        return [f"{self.group.name}: no kernel gate: {self._gate_refused}"]
+        return [f"{self.group.name}: no kernel gate: {self.gate.why_refused}"]
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -141,7 +139,7 @@ class GroupKeeper:
         if memory.pid and not self._watch(memory.pid, memory.process_started):
             self._tree = self._new_tree(memory.pid, memory.process_started)
             self._do(self.core.main_exited(now()))
-        if self._guarded_mark.exists():
+        if guarded_mark(self.setup, self.group.name).exists():
             self._begin_gate()
         self._do(self.core.start(now()))
 
@@ -159,7 +157,7 @@ class GroupKeeper:
     def obey(self, command: commands.Command) -> core.Answer:
         if isinstance(command, commands.Found) and (reason := self._why_not_watch(command)):
             return core.Declined("found", reason)
-        if isinstance(command, commands.Arm) and self.gate is not None and not self._gate_stands:
+        if isinstance(command, commands.Arm) and self.gate is not None and self.gate.state is State.LAYING:
             return core.Declined("arm", "the gate is being laid")
         answer, acts = self.core.obey(now(), command)
         self._do(acts)
@@ -275,7 +273,6 @@ class GroupKeeper:
         """A freeze or a kill that took longer than a moment is watched to its end."""
         tree = self._tree
         self._looked_at = now()
-        self._look_at_gate()
         if self._dying and (tree is None or tree.is_empty()):
             self._do(self._gone())
         elif self._freezing:
@@ -320,82 +317,30 @@ class GroupKeeper:
 
     # --- the kernel --------------------------------------------------------------------------------------------------
 
+    def hear_gate(self) -> None:
+        """The gate's thread has learnt something."""
+        gate = self.gate
+        if gate is None:
+            return
+        while gate.news:
+            self._say(f"{self.group.name}: {gate.news.popleft()}")
+        self.core.changed = True
+
     def _sync_gate(self) -> None:
         """The gate is laid when the group is known to be Tanist's (a record was seen), and follows the right."""
-        if self.gate is None:
-            if self.core.memory.seen_version >= 0 and self._gate_refused != OFF and now() >= self._gate_again_at:
-                self._begin_gate()
-            return
-        if not self._gate_stands:
-            return
-        try:
-            self.gate.open_until(self.core.gate_until, now())
-        except OSError as error:
-            self._say(f"{self.group.name}: the gate is gone ({error}): laying it again")
+        if self.gate is not None:
+            self.gate.open_until(self.core.gate_until)
+        elif self.core.memory.seen_version >= 0:
             self._begin_gate()
 
     def _begin_gate(self) -> None:
         group = self.group
         if group.gate == OFF or not group.gate_port:
-            self._gate_refused = OFF
             return
-        try:
-            if self.gate is None:
-                self.gate = Gate(
-                    table_name(self.setup.cluster, self.setup.node, group.name), group.gate_port, group.gate_addresses
-                )
-                self._gate_stands = self._try_gate(self.gate)
-            else:
-                self._gate_stands = False
-            self.gate.begin_laying(now())
-        except (NoGate, OSError) as error:
-            self._refuse_gate(str(error))
-
-    def _try_gate(self, gate: Gate) -> bool:
-        """Rules that a predecessor laid guard on while they are laid anew."""
-        try:
-            gate.open_until(self.core.gate_until, now())
-        except OSError:
-            return False
-        return True
-
-    def _look_at_gate(self) -> None:
-        if self.gate is None or not self.gate.laying:
-            return
-        try:
-            if not self.gate.is_laid(now()):
-                return
-        except NoGate as error:
-            self._refuse_gate(str(error))
-            return
-        self._gate_stands = True
-        self._gate_refused = ""
-        self.core.changed = True
-        self._sync_gate()
-        if not self._guarded_mark.exists():
-            self._mark_guarded()
-
-    def _refuse_gate(self, reason: str) -> None:
-        if reason != self._gate_refused:
-            self._say(f"{self.group.name}: NO GATE: {reason}: when keeper and daemon both stand still, nothing ends the right")
-        if self.gate is not None:
-            self.gate.close()
-        self.gate, self._gate_stands = None, False
-        self._gate_refused = reason
-        self._gate_again_at = now() + LAY_AGAIN
-
-    @property
-    def _guarded_mark(self) -> Path:
-        return guarded_mark(self.setup, self.group.name)
-
-    def _mark_guarded(self) -> None:
-        """From now on the gate is laid, closed, as soon as a keeper starts on this host: before any record is seen."""
-        try:
-            self._guarded_mark.touch()
-        except OSError as error:
-            self._say(
-                f"{self.group.name}: {self._guarded_mark} cannot be made ({error.strerror}): a gate after a reboot comes late"
-            )
+        table = table_name(self.setup.cluster, self.setup.node, group.name)
+        gate = Gate(table, group.gate_port, group.gate_addresses)
+        self.gate = GateHand(gate, guarded_mark(self.setup, group.name), now, self._wake)
+        self.gate.start(self.core.gate_until)
 
     def _drop_addresses(self) -> None:
         for each in self.group.addresses:
@@ -411,11 +356,7 @@ class GroupKeeper:
         if self._tree is not None and not self._dying:
             self._tree.notice()
         if self.gate is not None:
-            self.gate.forget()
-            if self._gate_stands and not self.gate.rules_stand():
-                self._say(f"{self.group.name}: somebody took rules of the gate away: laying it again")
-                self._begin_gate()
-        self._sync_gate()
+            self.gate.make_sure()
 
     # --- the budget --------------------------------------------------------------------------------------------------
 

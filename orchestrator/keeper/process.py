@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,9 @@ TALLY_EVERY: Span = 1.0
 AT_LEISURE: Span = 0.5
 """How long news that nobody waits for (a position that grew) may be kept back, in leases."""
 
+STACK_BYTES: Final = 256 * 1024
+"""Of a thread: the usual 8 MiB would be locked in memory whole."""
+
 MCL_CURRENT, MCL_FUTURE = 1, 2
 RIGHTS_FROM: Final = "root or CAP_SYS_NICE and CAP_IPC_LOCK"
 
@@ -70,6 +74,7 @@ class KeeperProcess:
         self._listener = _listen(self.setup.socket_path)
         self._daemon: socket.socket | None = None
         self._poll = select.epoll()
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pidfds: dict[int, tuple[GroupKeeper, int]] = {}
         self._tally_at = NEVER
         self._ending = False
@@ -81,6 +86,7 @@ class KeeperProcess:
         for group in self.setup.groups:
             self._take_up(group)
         self._poll.register(self._listener.fileno(), select.EPOLLIN)
+        self._poll.register(self._woken, select.EPOLLIN)
         for path in self.links.paths:
             self._poll.register(path.fileno(), select.EPOLLIN)
         log(f"node {self.setup.node} of {self.setup.cluster}: keeps {', '.join(self.groups) or 'no group'}")
@@ -95,7 +101,8 @@ class KeeperProcess:
         self._ending = True
 
     def _rise(self) -> None:
-        """Real-time priority and locked memory, where permitted; where not, say so."""
+        """Real-time priority and locked memory, where permitted; where not, say so. Threads that begin later have both."""
+        threading.stack_size(STACK_BYTES)
         if not self.setup.realtime:
             self.remarks.append("real-time priority is switched off by configuration")
             return
@@ -110,7 +117,7 @@ class KeeperProcess:
             log(remark)
 
     def _take_up(self, group: GroupSetup) -> None:
-        keeper = GroupKeeper(self.setup, group, lambda peer, section: self.links.post(peer, section), log)
+        keeper = GroupKeeper(self.setup, group, lambda peer, section: self.links.post(peer, section), log, self._wake)
         self.groups[group.name] = keeper
         self._by_digest[digest(group.name)] = keeper
         keeper.start()
@@ -133,8 +140,15 @@ class KeeperProcess:
             self._tally_at = moment
             self._tell(self._tally())
 
+    def _wake(self) -> None:
+        os.eventfd_write(self._woken, 1)
+
     def _serve(self, descriptor: int) -> None:
-        if descriptor == self._listener.fileno():
+        if descriptor == self._woken:
+            os.eventfd_read(self._woken)
+            for keeper in self.groups.values():
+                keeper.hear_gate()
+        elif descriptor == self._listener.fileno():
             self._accept()
         elif self._daemon is not None and descriptor == self._daemon.fileno():
             self._hear_daemon()

@@ -357,6 +357,19 @@ def dropped_unwritten(world: World) -> None:
     _leases(world, 1.0)
 
 
+def twice_in_a_row(world: World) -> None:
+    """The primary dies, and its successor dies a moment after its first writes."""
+    primary, _ = _cast(world)
+    lease = world.settings.lease
+    primary.crash()
+    world.run_until(lambda: bool(world.writable()), 8 * lease + 4)
+    for name in world.writable():
+        _leases(world, world.random.uniform(0.02, 0.2))
+        world.hosts[name].crash()
+    world.run_until(lambda: bool(world.writable()), 8 * lease + 4)
+    _leases(world, 1.0)
+
+
 def short_pauses(world: World) -> None:
     """Pauses of up to 0.8 leases are a hiccup, never a failover."""
     primary, _ = _cast(world)
@@ -441,6 +454,12 @@ DIRECTED: Final = (
         says=replaced_unseen.__doc__ or "",
         run=replaced_unseen,
         settings=(*AUTOMATIC, ("gate", True)),
+    ),
+    Directed(
+        name="twice in a row",
+        says=twice_in_a_row.__doc__ or "",
+        run=twice_in_a_row,
+        settings=(*THREE, ("synchronous", True), ("host_down_after", 1.0)),
     ),
     Directed(
         name="dropped, not written",

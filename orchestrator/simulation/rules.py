@@ -458,6 +458,7 @@ RULES: Final[tuple[Rule, ...]] = (
         name="covered-before-opened",
         number="9",
         says="a new primary waits for its standbys from its first write on",
+        shown_by="twice in a row",
         off=(Instead(replicas, "ready_to_open", _always),),
         synchronous=True,
     ),

@@ -64,16 +64,11 @@ def gate_of(server: RedisServer) -> Gate:
     return Gate(table_name("test", "db1", f"port{server.port}"), server.port, (server.address,))
 
 
-def lay(gate: Gate) -> None:
-    gate.begin_laying(now())
-    wait_for(lambda: gate.is_laid(now()))
-
-
 @pytest.fixture
 def gate(server: RedisServer) -> Iterator[Gate]:
     made = gate_of(server)
     try:
-        lay(made)
+        made.lay()
         yield made
     finally:
         made.close()
@@ -99,7 +94,7 @@ def test_a_connection_that_stands_gets_no_answer_once_the_gate_is_laid(redis_ser
     gate = gate_of(server)
     with client_of(server) as link:
         assert say(link, "PING") == "PONG"
-        lay(gate)
+        gate.lay()
         try:
             link.settimeout(0.2)
             with pytest.raises(TimeoutError):
@@ -208,7 +203,7 @@ def test_laying_it_again_keeps_it_open(server: RedisServer, gate: Gate):
     with client_of(server) as link:
         again = gate_of(server)
         for _ in range(3):
-            lay(again)
+            again.lay()
             assert say(link, "PING") == "PONG"
         again.close()
     assert rules(gate.table).count("drop") == 2, "the rules stand once"
