@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -569,8 +570,20 @@ async def test_check_says_what_is_dangerous_and_its_cure(redis_servers: Servers)
         told = await findings(adapters, server.settings())
         assert f"CONFIG SET repl-backlog-size {BIG}" in told
         assert "CONFIG SET replica-read-only yes" in told
-        assert "restarts empty comes back as primary" in told
+        assert "has no replicaof line" in told
         assert "unixsocket and redis.socket are safer" in told
+
+
+@in_loop
+async def test_check_names_a_server_that_answers_only_its_own_host(redis_servers: Servers):
+    server = redis_servers.make("a")
+    path = server.directory / "sock"
+    server.write_config(f"unixsocket {path}", "protected-mode yes")
+    server.start()
+    async with Adapters(server) as adapters:
+        reached_elsewhere = replace(server.settings(socket=str(path)), host="10.9.9.9")
+        assert "CONFIG SET protected-mode no" in await findings(adapters, reached_elsewhere)
+        assert "protected-mode" not in await findings(adapters, server.settings())
 
 
 @in_loop

@@ -1,6 +1,7 @@
 """The Redis adapter: looks, and brings the instance to a wanted role, read back."""
 
 import asyncio
+import ipaddress
 import shlex
 import ssl
 import time
@@ -259,7 +260,7 @@ class RedisService:
         try:
             async with asyncio.timeout(ACT_WITHIN):
                 config = await self._actor.client.config_get(
-                    "repl-backlog-size", "repl-backlog-ttl", "replica-read-only", "protected-mode", "maxmemory-policy"
+                    "repl-backlog-size", "repl-backlog-ttl", "replica-read-only", "protected-mode"
                 )
                 server = await self._actor.client.info("server")
         except (TimeoutError, RedisError, OSError) as error:
@@ -277,6 +278,11 @@ def _findings(config: dict[str, str], config_file: str, settings: RedisSettings)
         )
     if config.get("replica-read-only") != "yes":
         findings.append("replica-read-only is not yes: a standby accepts writes; CONFIG SET replica-read-only yes")
+    if config.get("protected-mode") == "yes" and settings.password_file is None and not _is_loopback(settings.host):
+        findings.append(
+            "protected-mode is yes and no password is configured: Redis answers this host alone, so no other member can follow "
+            "it; give it a password (requirepass, redis.password_file), or where the network is safe CONFIG SET protected-mode no"
+        )
     if not _starts_as_replica(str(settings.config or config_file)):
         findings.append(
             f"{settings.config or config_file or 'its configuration'} has no replicaof line: started by anybody but Tanist it "
@@ -288,6 +294,14 @@ def _findings(config: dict[str, str], config_file: str, settings: RedisSettings)
             f"no unix socket is configured: the daemon reaches it from {ADMIN_SOURCE}; unixsocket and redis.socket are safer"
         )
     return findings
+
+
+def _is_loopback(host: str) -> bool:
+    """By name or by number; a name that means something else here is judged by the others, who connect to it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _starts_as_replica(config_file: str) -> bool:
