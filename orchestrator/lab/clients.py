@@ -12,13 +12,14 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any, Final
 
 from orchestrator.daemon.clock import now
-from orchestrator.domain.spans import Instant, Span
+from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.lab.measure import Write
 
 ANSWER_WITHIN: Span = 0.1
@@ -117,8 +118,9 @@ class _Thread:
 class RecordingClient(_Thread):
     """Writes a new key every few milliseconds to whomever the client configuration names, and keeps what was acknowledged."""
 
-    def __init__(self, connect: type[Connection], config: Path, source: str, every: Span) -> None:
-        super().__init__("client")
+    def __init__(self, connect: type[Connection], config: Path, source: str, every: Span, first: int = 1, step: int = 1) -> None:
+        """Numbers its writes `first`, `first + step` and so on."""
+        super().__init__(f"client-{first}")
         self._connect = connect
         self.every = every
         self.acked: list[Instant] = []
@@ -129,7 +131,8 @@ class RecordingClient(_Thread):
         self._known: tuple[str, int] | None = None
         self._target: tuple[str, int] | None = None
         self._stamp = -1
-        self._number = 0
+        self._step = step
+        self._number = first - step
         self._connection: Connection | None = None
 
     def _leads_to(self) -> tuple[str, int] | None:
@@ -168,7 +171,7 @@ class RecordingClient(_Thread):
             if self._target is None:
                 raise Failed("no configuration yet")
             self._connection = self._connect(self._target, self._source, self._is_elsewhere)
-        self._number += 1
+        self._number += self._step
         write = self._connection.write(f"client:{self._number}", str(self._number))
         self.acked.append(write.acked_at)
         self.numbers.append(self._number)
@@ -178,6 +181,45 @@ class RecordingClient(_Thread):
             with contextlib.suppress(OSError):
                 self._connection.close()
             self._connection = None
+
+
+class Writers:
+    """Clients that write side by side; seen together as one."""
+
+    def __init__(self, connect: type[Connection], config: Path, source: str, every: Span, count: int) -> None:
+        self._clients = [RecordingClient(connect, config, source, every, first + 1, count) for first in range(count)]
+
+    def start(self) -> None:
+        for each in self._clients:
+            each.start()
+
+    def stop(self) -> None:
+        for each in self._clients:
+            each.stop()
+
+    @property
+    def acked(self) -> list[Instant]:
+        """When each write was acknowledged, in order of time."""
+        if len(self._clients) == 1:
+            return self._clients[0].acked
+        return sorted(moment for each in self._clients for moment in list(each.acked))
+
+    @property
+    def newest(self) -> Instant:
+        """When the newest write was acknowledged."""
+        return max((each.acked[-1] for each in self._clients if each.acked), default=NEVER)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the acknowledged writes."""
+        return [number for each in self._clients for number in list(each.numbers)]
+
+    @property
+    def errors(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for each in self._clients:
+            found.update(each.errors)
+        return dict(found)
 
 
 WATCH_EVERY: Final = 0.005

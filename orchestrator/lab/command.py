@@ -1,5 +1,6 @@
 """`tanist lab`: try it on this machine. A whole group on loopback addresses, real Redis, real faults, nothing left behind."""
 
+import functools
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 from rich.console import Console
@@ -41,7 +42,35 @@ class SpanType(click.ParamType[Span]):
             self.fail(f"read {value!r}, {error}", param, ctx)
 
 
-def options(command: Callable[P, R]) -> Callable[P, R]:
+def options(command: Callable[Concatenate[LabSettings, P], R]) -> Callable[..., R]:
+    """What describes a group, handed to the command as one `LabSettings`."""
+
+    @functools.wraps(command)
+    def called(
+        service: str,
+        members: int,
+        lease: Span,
+        replication: str,
+        writers: int,
+        redis_server: str | None,
+        mediator: str | None,
+        *rest: P.args,
+        **others: P.kwargs,
+    ) -> R:
+        if service == "redis" and replication != "asynchronous":
+            raise click.UsageError("--replication is for PostgreSQL: Redis replicates asynchronously only")
+        settings = LabSettings(
+            members=members,
+            lease=lease,
+            service=service,
+            replication=replication,
+            writers=writers,
+            redis_server=find_redis(redis_server),
+            mediator=mediator,
+        )
+        return command(settings, *rest, **others)
+
+    wrapped: Callable[..., R] = called
     for option in (
         click.option("--mediator", help="A ZooKeeper that runs already, zookeeper://host:2181/root; by default SQLite."),
         click.option("--redis-server", help="Path of the server; by default the one on PATH, or that of tanist[lab]."),
@@ -54,10 +83,13 @@ def options(command: Callable[P, R]) -> Callable[P, R]:
             show_default=True,
             help="PostgreSQL: whether a commit waits for every standby that could take over.",
         ),
+        click.option(
+            "--writers", type=click.IntRange(1, 64), default=1, show_default=True, help="Clients that write side by side."
+        ),
         click.option("--service", type=click.Choice(sorted(KINDS)), default="redis", show_default=True),
     ):
-        command = option(command)
-    return command
+        wrapped = option(wrapped)
+    return wrapped
 
 
 @click.group()
@@ -72,12 +104,7 @@ def lab() -> None:
 @click.option("--mediator-lost-for", type=SpanType(), default="60s", show_default=True, help="How long F6 lasts.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def run(
-    service: str,
-    members: int,
-    lease: Span,
-    redis_server: str | None,
-    mediator: str | None,
-    replication: str,
+    settings: LabSettings,
     fault: str,
     runs: int,
     mediator_lost_for: Span,
@@ -90,12 +117,12 @@ def run(
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
+    with _made(settings) as group:
         try:
             group.start()
             console.print(
-                f"a group of {members} {group.kind.says} members, lease {in_words(lease)}, mediator {mediator or 'SQLite'}; "
-                "one client writes every 5 ms, watchers try to write everywhere",
+                f"a group of {settings.members} {group.kind.says} members, lease {in_words(settings.lease)}, mediator "
+                f"{settings.mediator or 'SQLite'}; {_in_words(settings.writers)} every 5 ms, watchers try to write everywhere",
                 soft_wrap=True,
             )
             group.wait_whole(WHOLE_WITHIN)
@@ -118,10 +145,8 @@ def run(
         raise click.ClickException(f"TWO PRIMARIES for {two:.0f} ms: this must never be; keep the output and report it")
 
 
-def _settings(
-    service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, replication: str
-) -> LabSettings:
-    return LabSettings(members=members, lease=lease, service=service, redis_server=find_redis(redis_server), mediator=mediator)
+def _in_words(writers: int) -> str:
+    return "one client writes" if writers == 1 else f"{writers} clients write"
 
 
 def _quiet(line: Line) -> None:
@@ -140,19 +165,14 @@ def _made(settings: LabSettings) -> LabGroup:
 @click.option("--for", "lasts", type=SpanType(), default="10m", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
 def burn(
-    service: str,
-    members: int,
-    lease: Span,
-    redis_server: str | None,
-    mediator: str | None,
-    replication: str,
+    settings: LabSettings,
     lasts: Span,
     as_json: bool,
 ) -> None:
     """Burn every core with busy loops, twice as many as cores, and tell what Tanist did although nothing was wrong."""
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
+    with _made(settings) as group:
         try:
             group.start()
             group.wait_whole(WHOLE_WITHIN)
@@ -173,11 +193,11 @@ def burn(
 
 @lab.command("up")
 @options
-def up(service: str, members: int, lease: Span, redis_server: str | None, mediator: str | None, replication: str) -> None:
+def up(settings: LabSettings) -> None:
     """Keep a group running to play with, until interrupted."""
     console = Console(highlight=False)
     _end_on_signals()
-    with _made(_settings(service, members, lease, redis_server, mediator, replication)) as group:
+    with _made(settings) as group:
         try:
             group.start()
             primary = group.wait_whole(WHOLE_WITHIN)

@@ -82,6 +82,8 @@ class LabSettings:
     lease: Span = 1.0
     service: str = "redis"
     replication: str = "asynchronous"
+    writers: int = 1
+    """Clients that write side by side."""
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""

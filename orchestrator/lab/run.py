@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from orchestrator import __version__
 from orchestrator.daemon.clock import now
-from orchestrator.domain.spans import Instant, Span, in_words
-from orchestrator.lab.clients import RecordingClient, Watchers
+from orchestrator.domain.spans import NEVER, Instant, Span, in_words
+from orchestrator.lab.clients import Watchers, Writers
 from orchestrator.lab.faults import FAULTS, Fault, MediatorLost
 from orchestrator.lab.group import GROUP, WITNESS, LabGroup
 from orchestrator.lab.kinds import LabError
@@ -49,6 +49,8 @@ class Outcome:
     fault: str
     lease_ms: int
     members: int
+    replication: str
+    writers: int
     outage_ms: float
     """The longest gap when the role moved; else 0 when gaps as long were seen before the fault too."""
     longest_gap_ms: float
@@ -154,7 +156,7 @@ class Bench:
     def __init__(self, group: LabGroup, tell: Told) -> None:
         self.group = group
         self._tell = tell
-        self.client: RecordingClient | None = None
+        self.client: Writers | None = None
         self.watchers: Watchers | None = None
 
     # --- one fault ---------------------------------------------------------------------------------------------------
@@ -204,6 +206,8 @@ class Bench:
             fault=name,
             lease_ms=round(self.group.settings.lease * 1000),
             members=self.group.settings.members,
+            replication=self.group.settings.replication,
+            writers=self.group.settings.writers,
             outage_ms=round((gap.lasts if epoch_after > epoch_before else lasted) * 1000, 1),
             longest_gap_ms=round(gap.lasts * 1000, 1),
             lost_writes=self._lost(client, primary_after),
@@ -219,10 +223,10 @@ class Bench:
             why=[f"{line.at * 1000:+.0f} ms {line.who}: {line.text}" for line in story.lines],
         )
 
-    def _wait_calm(self, client: RecordingClient) -> Instant:
+    def _wait_calm(self, client: Writers) -> Instant:
         """The client has been writing for a while; returns since when."""
         deadline = now() + RECOVER_WITHIN
-        while not client.acked:
+        while client.newest == NEVER:
             if now() > deadline:
                 raise LabError(f"the client cannot write although the group is whole: {client.errors}")
             time.sleep(0.01)
@@ -230,7 +234,7 @@ class Bench:
         time.sleep(CALM)
         return began
 
-    def _watch(self, story: Story, client: RecordingClient, fault: Fault, struck_at: Instant) -> None:
+    def _watch(self, story: Story, client: Writers, fault: Fault, struck_at: Instant) -> None:
         """As long as the fault lasts, and until the client writes again if the role should move."""
         deadline = struck_at + max(RECOVER_WITHIN, fault.lasts + RECOVER_WITHIN)
         epoch = self._epoch_of_file() if fault.moves_the_role else None
@@ -243,10 +247,10 @@ class Bench:
     def _epoch_of_file(self) -> int:
         return int(self.group.client_file.read_text().split()[2])
 
-    def _is_over(self, client: RecordingClient, epoch: int | None, struck_at: Instant) -> bool:
+    def _is_over(self, client: Writers, epoch: int | None, struck_at: Instant) -> bool:
         if epoch is not None and self._epoch_of_file() == epoch and now() < struck_at + RECOVER_WITHIN / 2:
             return False
-        return bool(client.acked) and now() - client.acked[-1] < 0.1 and client.acked[-1] > struck_at
+        return now() - client.newest < 0.1 and client.newest > struck_at
 
     def _wait_whole(self, story: Story) -> str:
         deadline = now() + WHOLE_WITHIN
@@ -257,7 +261,7 @@ class Bench:
             time.sleep(0.05)
         return primary
 
-    def _keep_on(self, story: Story, client: RecordingClient, span: Span) -> None:
+    def _keep_on(self, story: Story, client: Writers, span: Span) -> None:
         ends = now() + span
         while now() < ends:
             story.catch_up()
@@ -317,7 +321,7 @@ class Bench:
     def _start_clients(self) -> None:
         source = self.group.hosts[WITNESS].address
         kind, members = self.group.kind, self.group.members
-        self.client = RecordingClient(kind.connection, self.group.client_file, source, WRITE_EVERY)
+        self.client = Writers(kind.connection, self.group.client_file, source, WRITE_EVERY, self.group.settings.writers)
         outside = [(host.name, (host.address, kind.port), source) for host in members]
         inside = [(host.name, (host.address, kind.port), host.address) for host in members]
         self.watchers = Watchers(kind.connection, outside + inside)
@@ -330,7 +334,7 @@ class Bench:
             self.client.stop()
         return self.watchers.stop() if self.watchers is not None else {}
 
-    def _lost(self, client: RecordingClient, primary: str) -> int:
+    def _lost(self, client: Writers, primary: str) -> int:
         """Acknowledged writes that the primary does not have."""
         host, witness = self.group.hosts[primary], self.group.hosts[WITNESS]
         return self.group.kind.take_lost(host.address, witness.address, client.numbers)
@@ -357,6 +361,8 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "fault": first.fault,
         "lease_ms": first.lease_ms,
         "members": first.members,
+        "replication": first.replication,
+        "writers": first.writers,
         "runs": len(outcomes),
         "outage_ms": statistics.median(outages),
         "outage_worst_ms": max(outages),
