@@ -25,6 +25,7 @@ from orchestrator.keeper.talk import (
     decode_from_keeper,
     encode_to_keeper,
 )
+from orchestrator.keeper.tree import state_of
 
 CONNECT_AGAIN: Span = 0.005
 START_AGAIN: Span = 1.0
@@ -32,6 +33,15 @@ START_AGAIN: Span = 1.0
 
 HUNG_SHARE = 0.35
 """A keeper that has not run for this share of the shortest lease is taken for hung, killed, and replaced."""
+
+STARVED_SHARE = 1.0
+"""One that could run and gets no core (state R) is waited for so long: another process would get none either, and has to start
+first. A virtual machine whose host takes one core away shows this."""
+
+
+def is_hung(silent_for: Span, lease: Span, state: str | None) -> bool:
+    """`state` as in proc(5)."""
+    return silent_for > (STARVED_SHARE if state == "R" else HUNG_SHARE) * lease
 
 
 class KeeperLink:
@@ -144,7 +154,8 @@ class KeeperLink:
         It is looked at twice before it is believed: after a pause of the whole machine the keeper may just not have had its
         turn yet.
         """
-        patience = HUNG_SHARE * min((group.lease for group in self.setup.groups), default=1.0)
+        lease = min((group.lease for group in self.setup.groups), default=1.0)
+        patience = HUNG_SHARE * lease
         suspected = NEVER
         while True:
             try:
@@ -156,12 +167,12 @@ class KeeperLink:
             alive_at = self._alive_at()
             hung = alive_at != NEVER and now() - alive_at > patience and now() - self._started_at > patience
             if hung and suspected == alive_at:
-                self._end_hung(now() - alive_at)
+                self._end_hung(now() - alive_at, lease)
             suspected = alive_at if hung else NEVER
 
-    def _end_hung(self, silent_for: Span) -> None:
+    def _end_hung(self, silent_for: Span, lease: Span) -> None:
         pid = self._keeper_pid()
-        if pid is None:
+        if pid is None or not is_hung(silent_for, lease, state_of(pid)):
             return
         self._log(f"the keeper (process {pid}) has not run for {silent_for * 1000:.0f} ms: it is killed and replaced")
         with contextlib.suppress(ProcessLookupError):

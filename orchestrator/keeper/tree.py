@@ -27,6 +27,12 @@ def _stat(pid: int, task: str = "") -> tuple[str, int, int] | None:
     return fields[0].decode(), int(fields[1]), int(fields[19])
 
 
+def state_of(pid: int) -> str | None:
+    """The letter of proc(5) for the process's first thread; None when it is gone."""
+    found = _stat(pid)
+    return found[0] if found is not None else None
+
+
 def started(pid: int) -> int | None:
     """When the process began, in clock ticks since boot: with the pid it names exactly one process."""
     found = _stat(pid)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.daemon.keeper_link import is_hung
 from orchestrator.daemon.supervision import CannotStart, HostLock, check_identity, check_key, make_directories
 
 ROOT = Path(__file__).parents[2]
@@ -176,3 +177,15 @@ def test_a_key_that_others_may_read_or_change_is_refused_with_the_cure(mode: int
 def test_a_key_that_is_not_there_is_refused_with_the_command_that_makes_one(key: Path):
     key.unlink()
     assert refusal(check_key, key) == f"key_file {key}: No such file or directory; `tanist key {key}` makes one"
+
+
+@pytest.mark.parametrize(
+    ("silent_for", "state", "hung"), [(0.3, "T", False), (0.4, "T", True), (0.4, "D", True), (0.4, None, True)]
+)
+def test_a_keeper_that_does_not_run_is_hung_after_a_third_of_the_lease(silent_for: float, state: str | None, hung: bool):
+    assert is_hung(silent_for, 1.0, state) is hung
+
+
+@pytest.mark.parametrize(("silent_for", "hung"), [(0.4, False), (0.9, False), (1.1, True)])
+def test_a_keeper_that_could_run_and_gets_no_core_is_given_a_whole_lease(silent_for: float, hung: bool):
+    assert is_hung(silent_for, 1.0, "R") is hung
