@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.domain.observations import Role
+from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.record import RequestKind
 from orchestrator.engine import words
 
@@ -68,7 +68,7 @@ def restart_behind(world: World, host: Host) -> None:
     host.kill_service()
 
     def come_back() -> None:
-        if not host.up or instance.running:
+        if not host.up or instance.running or _open_and_unwatched(world, host):
             return
         host.start_service()
         instance.role = Role.PRIMARY
@@ -77,6 +77,13 @@ def restart_behind(world: World, host: Host) -> None:
         world.tell(host.name, "the service came back as primary" + (", empty" if emptied else ""))
 
     world.after(world.random.uniform(0.001, 0.05), come_back)
+
+
+def _open_and_unwatched(world: World, host: Host) -> bool:
+    """A standby's gate stands open to its time, and no keeper is there to shut it earlier: the guide names this limit."""
+    keeper, page = host.keeper, host.page
+    watched = keeper is not None and not keeper.frozen
+    return not watched and world.now < host.gate_until and (page is None or page.hold is Hold.NONE)
 
 
 def isolate(world: World, host: Host) -> None:
