@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import assert_never
 
 from orchestrator.domain import events
-from orchestrator.domain.effects import EnsureService, WantedRole, WriteControl
+from orchestrator.domain.effects import EnsureReplicas, EnsureService, WantedRole, WriteControl
 from orchestrator.domain.observations import Abstained, Answered, Health, KeeperView, Refused, Role, ServiceView, Silent
 from orchestrator.domain.record import Cause, Record
-from orchestrator.domain.spans import NEVER, Span
+from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.domain.topology import NodeName
-from orchestrator.engine.state import Local, Mediation, PendingWrite, State, Told, frozen_mapping
+from orchestrator.engine.state import Covered, Local, Mediation, PendingWrite, State, Told, frozen_mapping
 
 FAILURES_KEPT = 32
 OLDER_FOR: Span = 2.0
@@ -40,7 +40,8 @@ def absorb(state: State, event: events.Event) -> State:
         case events.EffectFailed(effect=effect, reason=reason):
             failures = dict(list(state.failures.items())[-FAILURES_KEPT:])
             failures[effect] = reason
-            return replace(state, failures=frozen_mapping(failures))
+            covered = None if isinstance(effect, EnsureReplicas) else state.covered
+            return replace(state, failures=frozen_mapping(failures), covered=covered)
         case events.PolicyChanged(policy=policy):
             return replace(state, policy=policy)
         case _:
@@ -57,6 +58,7 @@ def _absorb_look(state: State, event: events.Looked) -> State:
     match event.outcome:
         case Answered(view=view):
             local = replace(local, view=view, viewed_at=event.began_at, silent_since=None, gone_since=None, refused="")
+            state = _with_floor(state, event.began_at, view)
         case Silent():
             since = event.began_at if local.silent_since is None else local.silent_since
             local = replace(local, silent_since=since)
@@ -67,6 +69,13 @@ def _absorb_look(state: State, event: events.Looked) -> State:
         case Abstained():
             local = replace(local, silent_since=None)
     return replace(state, local=local)
+
+
+def _with_floor(state: State, began_at: Instant, view: ServiceView) -> State:
+    covered = state.covered
+    if covered is None or covered.floor is not None or began_at < covered.since:
+        return state
+    return replace(state, covered=replace(covered, floor=view.position))
 
 
 def _gone(local: Local, now: float) -> Local:
@@ -197,6 +206,8 @@ def _absorb_done(state: State, event: events.EffectDone) -> State:
         state = replace(state, done=frozenset(each for each in state.done if each in state.asked) | {effect})
     if isinstance(effect, WriteControl):
         return replace(state, mediated=replace(state.mediated, control=effect.control))
+    if isinstance(effect, EnsureReplicas):
+        return replace(state, covered=Covered(names=effect.names, since=state.now))
     if isinstance(effect, EnsureService):
         return replace(state, local=_after_role_change(state.local, effect, event.view, state.now))
     return state

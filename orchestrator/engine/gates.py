@@ -11,7 +11,7 @@ from typing import Final
 from orchestrator.domain.observations import Health, Hold, Role
 from orchestrator.domain.policy import Automation
 from orchestrator.domain.positions import bytes_behind
-from orchestrator.domain.record import Cause, Record, Request
+from orchestrator.domain.record import Cause, Record, Request, RequestKind
 from orchestrator.domain.spans import Instant, in_words, waited_until
 from orchestrator.domain.topology import NodeName
 from orchestrator.domain.verdicts import Diagnosis, Permission
@@ -147,8 +147,12 @@ def may_act(state: State) -> Permission:
     level = automation_for(effective_diagnosis(state, state.verdict), state.policy)
     request = approved(state)
     answer = permission(level, approved=request is not None)
-    if answer is Permission.GO and request is None and (not_cooled_down(state) is not None or doubtful_data(state)):
+    if answer is not Permission.GO:
+        return answer
+    if request is None and not_cooled_down(state) is not None:
         return Permission.ASK
+    if (request is None or request.kind is RequestKind.SWITCHOVER) and doubtful_data(state):
+        return Permission.ASK  # whoever asks for a switchover expects that nothing is lost
     return answer
 
 

@@ -89,7 +89,7 @@ def handing_over(turn: Turn) -> None:
         return
     turn.wake(handover.began_at + HANDOVER_WITHIN)
     if keeper.hold is not Hold.NONE and writes.renew_due(turn) and writes.may_write(turn):
-        writes.send(turn, writes.next_record(turn))
+        writes.send(turn, writes.next_record(turn, primary=Pair(state.me, keeper.life)))
     STAGES[handover.stage](turn, record, handover)
 
 

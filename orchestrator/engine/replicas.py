@@ -1,21 +1,23 @@
 """Which standbys must have a write before it is acknowledged; always at least all that could take over (rule 9, P3)."""
 
-from orchestrator.domain.effects import EnsureReplicas
+from orchestrator.domain.effects import EnsureReplicas, LookNow
 from orchestrator.domain.policy import Replication
+from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import NodeName, Pair
-from orchestrator.engine.state import State
+from orchestrator.engine.state import Covered, State
 from orchestrator.engine.turn import Turn
 
 AGAIN: Span = 30.0
+LOOK_AGAIN: Span = 0.25
 
 
 def cover(turn: Turn, record: Record, new: tuple[Pair, ...]) -> bool:
     """Ask the service for what the succession needs; true when `new` members are covered already, so that they may be counted.
 
-    A newcomer is covered before it is counted and written; a member that was dropped stays covered until no promise of its
-    is counted and no record lists it.
+    A newcomer is covered, and then has what was acknowledged before (`behind`), before it is counted and written; a member
+    that was dropped stays covered until no promise of its is counted and no record lists it.
     """
     state = turn.state
     names = _names(state, record, new)
@@ -24,6 +26,27 @@ def cover(turn: Turn, record: Record, new: tuple[Pair, ...]) -> bool:
         return True
     turn.want(wanted, again_every=AGAIN)
     return not _is_synchronous(state) or turn.is_done(wanted)
+
+
+def behind(turn: Turn, new: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """Newcomers that may lack what was acknowledged before every write waited for them: they must not be counted yet."""
+    state = turn.state
+    if not _is_synchronous(state) or not new:
+        return ()
+    covered = state.covered
+    if covered is None or covered.floor is None:
+        turn.want(LookNow(), again_every=LOOK_AGAIN)
+        return new
+    return tuple(pair for pair in new if not _has(state, pair.name, covered))
+
+
+def _has(state: State, name: NodeName, covered: Covered) -> bool:
+    peer = state.peer(name)
+    if name not in covered.names or covered.floor is None or peer is None or peer.statement is None:
+        return False
+    position = peer.statement.position
+    missing = bytes_behind(position, covered.floor) if position is not None else None
+    return missing is not None and missing <= 0
 
 
 def ready_to_open(turn: Turn, record: Record) -> bool:

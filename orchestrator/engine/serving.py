@@ -121,8 +121,9 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
     wanted = succession.wanted(state, record)
     wanted_lease = state.policy.lease
     new = tuple(pair for pair in wanted.pairs if pair not in record.succession)
-    if not replicas.cover(turn, record, new):
-        wanted = succession.without(wanted, tuple(pair for pair in new if record.life_in_succession(pair.name) is None))
+    unfit = replicas.behind(turn, new) if replicas.cover(turn, record, new) else new
+    if unfit:
+        wanted = succession.without(wanted, tuple(pair for pair in unfit if record.life_in_succession(pair.name) is None))
         new = tuple(pair for pair in new if pair in wanted.pairs)
     uncounted = _uncounted(new, keeper)
     changes = wanted.changes if wanted.pairs != record.succession else ()

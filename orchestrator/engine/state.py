@@ -83,6 +83,16 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """Standbys that every write waits for, as the service was last seen to do."""
+
+    names: tuple[NodeName, ...]
+    since: Instant
+    floor: Position | None = None
+    """Where our data ended at a look begun after that: what was acknowledged earlier, without them, lies below it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
     """What a peer's daemon says, and since when it says so (by our clock)."""
 
@@ -152,6 +162,7 @@ class State:
     done: frozenset[Effect] = frozenset()
     """Effects whose end state was confirmed since they were last asked for."""
     failures: Mapping[Effect, str] = field(default_factory=frozen_mapping)
+    covered: Covered | None = None
     handover: Handover | None = None
     heard_request: str = ""
     """The request that was acted upon or refused last: a word counts once."""

@@ -39,6 +39,8 @@ class Daemon:
         self.session_lost = False
         self.guard_froze = False
         self._tick_at = FOREVER
+        self._covering: effects.EnsureReplicas | None = None
+        """The newest wish, while one is being carried out."""
         self._service_busy_until = 0.0
         now = host.now()
         self.state = State(
@@ -182,7 +184,7 @@ class Daemon:
             case effects.Notice():
                 self.world.tell(self.host.name, f"{effect.kind}: {effect.text}")
             case effects.EnsureReplicas():
-                self.later(self.world.random.uniform(0.001, 0.02), lambda: self._cover(effect))
+                self.ensure_replicas(effect)
 
     # --- the mediator ------------------------------------------------------------------------------------------------
 
@@ -326,6 +328,18 @@ class Daemon:
         view = instance.view()
         self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect, view=view))
         self.look()
+
+    def ensure_replicas(self, effect: effects.EnsureReplicas) -> None:
+        """A lane of its own, in which the newest wish takes the place of one that has not begun."""
+        busy, self._covering = self._covering is not None, effect
+        if not busy:
+            self.later(self.world.random.uniform(0.001, 0.02), lambda: self._covered(effect))
+
+    def _covered(self, effect: effects.EnsureReplicas) -> None:
+        newest, self._covering = self._covering, None
+        self._cover(effect)
+        if newest is not None and newest != effect:
+            self.ensure_replicas(newest)
 
     def _cover(self, effect: effects.EnsureReplicas) -> None:
         host, instance = self.host, self.host.instance

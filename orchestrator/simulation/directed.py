@@ -370,6 +370,29 @@ def twice_in_a_row(world: World) -> None:
     _leases(world, 1.0)
 
 
+def back_and_needed(world: World) -> None:
+    """A standby that was away comes back, and the primary dies as soon as the record lists it."""
+    primary, standbys = _cast(world)
+    back = standbys[0]
+    for each in standbys:
+        each.crash()
+    _leases(world, world.random.uniform(4.0, 6.0))
+    back.boot()
+    world.run_until(lambda: back.instance is not None and back.instance.link_up, 8 * world.settings.lease + 2)
+    world.replicating = False
+    world.run_until(lambda: back.name in _listed(world), 2 * world.settings.lease)
+    world.replicating = True
+    _leases(world, world.random.uniform(0.0, 0.05))
+    primary.crash()
+    world.run_until(lambda: bool(world.writable()), 6 * world.settings.lease + 2)
+    _leases(world, 1.0)
+
+
+def _listed(world: World) -> set[str]:
+    record = world.store.read(world.settings.group.name).record
+    return {pair.name for pair in record.succession} if record is not None else set()
+
+
 def short_pauses(world: World) -> None:
     """Pauses of up to 0.8 leases are a hiccup, never a failover."""
     primary, _ = _cast(world)
@@ -454,6 +477,12 @@ DIRECTED: Final = (
         says=replaced_unseen.__doc__ or "",
         run=replaced_unseen,
         settings=(*AUTOMATIC, ("gate", True)),
+    ),
+    Directed(
+        name="back, and needed at once",
+        says=back_and_needed.__doc__ or "",
+        run=back_and_needed,
+        settings=(*AUTOMATIC, ("members", 2), ("synchronous", True), ("host_down_after", 0.35)),
     ),
     Directed(
         name="twice in a row",

@@ -213,6 +213,10 @@ def _always(*_: Any, **__: Any) -> bool:
     return True
 
 
+def _nobody(*_: Any, **__: Any) -> tuple[()]:
+    return ()
+
+
 def _not(*_: Any, **__: Any) -> bool:
     return False
 
@@ -452,6 +456,14 @@ RULES: Final[tuple[Rule, ...]] = (
         number="9",
         says="a newcomer is waited for by every write before it may take over",
         off=(Instead(replicas, "cover", _always),),
+        synchronous=True,
+    ),
+    Rule(
+        name="has-all-before-counted",
+        number="9",
+        says="a newcomer has what was acknowledged without it before it may take over",
+        shown_by="back, and needed at once",
+        off=(Instead(replicas, "behind", _nobody),),
         synchronous=True,
     ),
     Rule(

@@ -49,6 +49,14 @@ def stopped(engine: Engine):
     return engine.feed(events.EffectDone(**when, effect=HELD, view=STOPPED))
 
 
+def test_the_renewal_during_a_switchover_is_the_present_life_s():
+    """A keeper that has lost its memory meanwhile gets no right by a record that names its older life."""
+    engine = holding()
+    anew = replace(engine.state.keeper, life=77, wants_write=True, hold=Hold.SERVING)
+    (write,) = of(engine.keeper_seen(anew, after=1.0), WriteRecord)
+    assert write.record.primary == Pair("db1", 77)
+
+
 def ended(engine: Engine):
     return engine.keeper_seen(replace(engine.state.keeper, hold=Hold.NONE, main_exited=True), after=0.001)
 
@@ -122,8 +130,46 @@ def test_a_newcomer_is_waited_for_before_it_is_counted():
     assert asked.names == ("db2", "db3")
     assert not told(found, commands.Prepare)
     found = engine.done(asked, after=0.01)
+    found += engine.looked(Answered(service(Role.PRIMARY), 0.001), after=0.01)
     assert [each.pairs for each in told(found, commands.Prepare)] == [(NEWCOMER,)]
     assert not of(found, WriteRecord)
+
+
+def covering(newcomer_at: int) -> Engine:
+    """The list with the newcomer is in force, and the newcomer has said how far it is."""
+    engine = synchronous()
+    near = peers_of("db1", db3=peer("db3", statement=statement(newcomer_at)))
+    engine.keeper_seen(replace(engine.state.keeper, peers=near))
+    (asked,) = [each for each in engine.state.asked if isinstance(each, EnsureReplicas)]
+    engine.done(asked, after=0.01)
+    return engine
+
+
+def looked_at(engine: Engine, offset: int, began_ago: float = 0.0):
+    outcome = Answered(service(Role.PRIMARY, offset), 0.001)
+    at = engine.now + 0.01
+    return engine.feed(events.Looked(at=at, wall=engine.state.wall + 0.01, began_at=at - began_ago, outcome=outcome))
+
+
+def test_a_newcomer_is_counted_only_when_it_has_what_was_acknowledged_without_it():
+    engine = covering(newcomer_at=499)
+    assert not told(looked_at(engine, 500) + engine.tick(0.3), commands.Prepare), "a commit that it lacks may be in these bytes"
+    caught_up = peers_of("db1", db3=peer("db3", statement=statement(500)))
+    found = looked_at(engine, 700) + engine.keeper_seen(replace(engine.state.keeper, peers=caught_up), after=0.01)
+    assert [each.pairs for each in told(found, commands.Prepare)] == [(NEWCOMER,)], "later commits wait for it already"
+
+
+def test_a_look_from_before_the_list_was_in_force_does_not_tell_what_a_newcomer_must_have():
+    engine = covering(newcomer_at=500)
+    assert not told(looked_at(engine, 500, began_ago=0.1), commands.Prepare)
+    assert told(looked_at(engine, 500), commands.Prepare)
+
+
+def test_a_list_that_was_perhaps_taken_back_has_to_be_seen_again():
+    engine = covering(newcomer_at=500)
+    (asked,) = [each for each in engine.state.asked if isinstance(each, EnsureReplicas)]
+    engine.failed(asked, after=0.01)
+    assert engine.state.covered is None
 
 
 def test_a_newcomer_whose_list_is_refused_is_never_counted():

@@ -7,11 +7,26 @@ import pytest
 from orchestrator.domain import commands
 from orchestrator.domain.effects import EnsureService, History, Run, WriteRecord
 from orchestrator.domain.observations import Answered, Health, Hold, Role
+from orchestrator.domain.record import RequestKind
 from orchestrator.domain.verdicts import Permission
 from orchestrator.engine import gates
 from orchestrator.engine.state import Local, Phase, State
 from orchestrator.keeper.core import Declined
-from tests.unit.scenarios import NOW, Engine, bereaved, keeper, peer, peers_of, primary_says, record, service, serving, told
+from tests.unit.scenarios import (
+    NOW,
+    Engine,
+    bereaved,
+    control,
+    keeper,
+    peer,
+    peers_of,
+    primary_says,
+    record,
+    request,
+    service,
+    serving,
+    told,
+)
 from tests.unit.test_keeper_core import Keeper
 
 OLD, NEW, BEGAN = 4711, 4712, 99
@@ -104,6 +119,16 @@ def test_a_standby_that_was_restarted_since_needs_a_persons_word(other: Run | No
     assert gates.may_act(state) is Permission.ASK
     red = gates.permitted(state, record())
     assert red is not None and "older copy" in red.reason
+
+
+@pytest.mark.parametrize(("kind", "answer"), [(RequestKind.SWITCHOVER, Permission.ASK), (RequestKind.FAILOVER, Permission.GO)])
+def test_only_the_word_for_a_failover_accepts_an_older_copy(kind: RequestKind, answer: Permission):
+    """Whoever asks for a switchover expects that nothing is lost."""
+    doubtful = judged(restarted(None, offset=400))
+    said = control(request=request(kind, target="db2"))
+    asked = replace(doubtful, mediated=replace(doubtful.mediated, control=said))
+    assert gates.approved(asked) is not None
+    assert gates.may_act(asked) is answer
 
 
 def test_a_restarted_standby_with_all_that_the_primary_was_known_to_have_may_take_over():
