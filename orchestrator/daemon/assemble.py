@@ -32,6 +32,7 @@ from orchestrator.domain.observations import Hold
 from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.engine.state import State
 from orchestrator.keeper.gate import why_impossible
+from orchestrator.keeper.page import boot_id
 from orchestrator.ports import Mediator, RefusedByPeer, Service
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.redis.service import RedisService
@@ -141,6 +142,7 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         group=group,
         policy=domain_policy(section),
         run=secrets.randbits(32),
+        boot=boot_id().decode(),
         now=moment,
         wall=wall(),
         began_at=moment,

@@ -91,6 +91,8 @@ class Run:
     life: Life
     pid: int
     process_started: int
+    boot: str = ""
+    """The host's own name for its boot; process numbers mean nothing in another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

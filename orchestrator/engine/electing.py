@@ -81,7 +81,7 @@ def present_run(state: State) -> Run | None:
     view, keeper = state.local.view, state.keeper
     if view is None or keeper is None or (keeper.pid, keeper.process_started) != (view.pid, view.process_started):
         return None
-    return Run(keeper.life, view.pid, view.process_started)
+    return Run(keeper.life, view.pid, view.process_started, state.boot)
 
 
 def why_not_whole(state: State, record: Record) -> str:

@@ -46,7 +46,10 @@ def _tell_service(turn: Turn) -> None:
     """The keeper watches the main process that we see, and guards it as soon as it is writable."""
     state = turn.state
     keeper, view = state.keeper, state.local.view
-    if keeper is None or view is None or state.handover is not None:
+    if keeper is None or state.handover is not None:
+        return
+    if view is None:
+        _tell_of_silent(turn, keeper)
         return
     writable = _writable_epoch(state, view, keeper)
     known = (keeper.pid, keeper.process_started) == (view.pid, view.process_started)
@@ -56,6 +59,19 @@ def _tell_service(turn: Turn) -> None:
         turn.want(TellKeeper(found), again_every=AGAIN)
     if view.role is Role.STANDBY and keeper.hold is Hold.SERVING and state.local.viewed_at > state.phase_since:
         turn.want(TellKeeper(commands.Demoted()), again_every=AGAIN)
+
+
+def _tell_of_silent(turn: Turn, keeper: KeeperView) -> None:
+    """The guard of an earlier run froze our primary, and neither that run nor the keeper's memory lives on.
+
+    Nobody but the keeper may let it go on, and it must know which process that is: the very one that served this epoch.
+    """
+    state, record, run = turn.state, turn.state.record, turn.state.history.whole
+    unknown = not keeper.pid and state.local.silent_since is not None and state.phase is Phase.STARTING
+    if not unknown or record is None or run is None or not run.boot or run.boot != state.boot:
+        return
+    if record.primary.name == state.me and record.epoch == state.history.served_epoch:
+        turn.want(TellKeeper(commands.Found(run.pid, run.process_started, record.epoch)), again_every=AGAIN)
 
 
 def _writable_epoch(state: State, view: ServiceView, keeper: KeeperView) -> int:

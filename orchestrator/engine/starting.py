@@ -61,11 +61,15 @@ def _regain(turn: Turn, keeper: KeeperView, record: Record) -> None:
     """The record names us, but nothing of ours holds the right: only a write of this life gives it back (rule 6)."""
     state = turn.state
     view = state.local.view
+    guards = keeper.hold is Hold.SERVING and state.history.served_epoch == record.epoch
+    if view is None and guards and keeper.frozen_since is not None:
+        _write_to_regain(turn, keeper, record)  # its right lets it go on; then it answers
+        return
     if view is None:
         turn.refuse("serve", "service", "the service does not run yet")
         turn.want(EnsureService(role=WantedRole.STANDBY, epoch=record.epoch), again_every=START_AGAIN)
         return
-    guarded = keeper.hold is Hold.SERVING and keeper.pid == view.pid and state.history.served_epoch == record.epoch
+    guarded = guards and keeper.pid == view.pid
     if view.role is Role.PRIMARY and state.history.served_epoch and not guarded:
         turn.refuse("serve", "service", "it runs as primary without a right: it is killed, and compared before it serves")
         if keeper.pid == view.pid:
@@ -81,6 +85,11 @@ def _regain(turn: Turn, keeper: KeeperView, record: Record) -> None:
         phase = Phase.SERVING if keeper.hold is Hold.SERVING else Phase.PROMOTING
         turn.enter(phase, f"{state.me} has its right of epoch {record.epoch} again")
         return
+    _write_to_regain(turn, keeper, record)
+
+
+def _write_to_regain(turn: Turn, keeper: KeeperView, record: Record) -> None:
+    state = turn.state
     if writes.may_write(turn) and _paced(turn):
         reason = f"{record.reason}; regained by {state.me}" if "regained" not in record.reason else record.reason
         writes.send(turn, writes.next_record(turn, primary=Pair(state.me, keeper.life), reason=reason))

@@ -140,6 +140,8 @@ class State:
     policy: Policy
     run: int
     """Random number of this run of the daemon; nonces and ids derive from it and `drawn`."""
+    boot: str = ""
+    """The host's own name for its present boot."""
     drawn: int = 0
     now: Instant = 0.0
     wall: WallTime = 0.0

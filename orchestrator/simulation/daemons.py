@@ -48,6 +48,7 @@ class Daemon:
             group=settings.group,
             policy=settings.policy,
             run=world.random.getrandbits(32),
+            boot=f"{host.name}-{host.boots}",
             now=now,
             wall=world.wall(),
             began_at=now,

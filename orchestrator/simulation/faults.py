@@ -37,12 +37,16 @@ def kill_service(world: World, host: Host) -> None:
 
 
 def hang_service(world: World, host: Host) -> None:
-    """SIGSTOP from outside; undone from outside, unless the keeper holds the service frozen itself by then."""
+    """SIGSTOP from outside; undone from outside, unless the keeper holds the service frozen itself by then.
+
+    A right that ended meanwhile, unseen by a keeper that stands still, ends at the gate alone: the guide names that limit.
+    """
     host.freeze_service(by="somebody")
 
     def undo() -> None:
         page = host.page
-        if page is not None and page.frozen_since is None:
+        ended = page is None or page.right_until <= host.now()
+        if page is not None and page.frozen_since is None and (world.settings.gate or not ended):
             host.thaw_service()
 
     world.after(_short(world) * 2, undo)

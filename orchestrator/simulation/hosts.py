@@ -155,6 +155,7 @@ class Host:
         self.clock = Clock(1.0 + world.random.uniform(-drift, drift), world.random.uniform(0.0, 1000.0))
         self.budget = settings.lease / 10
         self.up = True
+        self.boots = 1
         self.paused = False
         self.page: Memory | None = None
         self.disk = History()
@@ -176,6 +177,7 @@ class Host:
 
     def boot(self) -> None:
         self.up = True
+        self.boots += 1
         self.page = None
         self.start_keeper()
         self.start_daemon()

@@ -25,6 +25,7 @@ from tests.unit.scenarios import (
     request,
     service,
     serving,
+    state,
     told,
 )
 from tests.unit.test_keeper_core import Keeper
@@ -163,3 +164,48 @@ def test_a_run_counts_as_whole_once_the_primarys_data_arrives():
     engine = Engine(replace(restarted(None), keeper=keeper()))
     engine.looked(Answered(service(link_up=True), 0.001), after=0.01)
     assert engine.state.history.whole == WHOLE
+
+
+# --- a primary that an earlier run's guard froze ---------------------------------------------------------------------
+
+
+def frozen_and_unknown(boot: str = "a", **changes: object) -> Engine:
+    """db1 serves by the record; its keeper has lost its memory, and nobody who froze the service lives on."""
+    run = Run(11, 4711, BEGAN, "a")
+    known = record()
+    usual = {
+        "phase": Phase.STARTING,
+        "record": known,
+        "boot": boot,
+        "keeper": keeper("db1", life=77, pid=0, process_started=0, hold=Hold.NONE, right_until=0.0),
+        "local": Local(view=None, silent_since=NOW - 1),
+        "history": History(record=known, served_epoch=known.epoch, whole=run),
+    }
+    return Engine(state("db1", **{**usual, **changes}))
+
+
+def test_the_keeper_is_told_of_the_process_that_served_this_epoch_before():
+    assert told(frozen_and_unknown().tick(), commands.Found) == [commands.Found(4711, BEGAN, 3)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"boot": "b"},
+        {"boot": ""},
+        {"local": Local(view=None)},
+        {"history": History(record=record(), served_epoch=2, whole=Run(11, 4711, BEGAN, "a"))},
+        {"history": History(record=record(), served_epoch=3, whole=None)},
+    ],
+    ids=["another boot", "no boot", "not silent", "another epoch", "never seen whole"],
+)
+def test_no_other_process_is_taken_for_it(changes: dict[str, object]):
+    assert not told(frozen_and_unknown(**changes).tick(), commands.Found)
+
+
+def test_the_right_is_asked_for_again_so_that_the_keeper_may_let_it_go_on():
+    frozen = keeper("db1", life=77, pid=4711, process_started=BEGAN, hold=Hold.SERVING, frozen_since=NOW - 1, right_until=0.0)
+    found = frozen_and_unknown(keeper=frozen).tick()
+    (write,) = [each for each in found if isinstance(each, WriteRecord)]
+    assert write.record.primary.life == 77
+    assert not [each for each in found if isinstance(each, EnsureService)], "it is not to become a standby meanwhile"
