@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from orchestrator.domain.spans import Span
@@ -13,6 +14,7 @@ from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
 from orchestrator.services.postgresql import commands, postmaster
 from orchestrator.services.postgresql.files import DataDirectory
 from orchestrator.services.postgresql.knock import Door, knock
+from orchestrator.services.postgresql.lastwords import last_words
 from orchestrator.services.postgresql.postmaster import Postmaster
 from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings, programs
 from orchestrator.services.starting import CannotStart, run_command
@@ -20,9 +22,11 @@ from orchestrator.services.starting import CannotStart, run_command
 KNOCK_WITHIN: Span = 1.0
 LOOK_AGAIN: Span = 0.003
 READY: Final = "ready"
-STATUS: Final = {"standby": "it replays until its data is consistent", "stopping": "it is still stopping"}
-"""What the main process writes into its lock file (pidfile.h), in words."""
+STOPPING: Final = "stopping"
+LETS_NOBODY_IN: Final = "standby"
+"""What the main process writes into its lock file (pidfile.h); the last one stands for good with `hot_standby = off`."""
 COMMAND_WITHIN: Span = 60.0
+COMMAND_WORDS: Final = 200
 ZOMBIE_WITHIN: Span = 3.0
 """A killed main process stays visible until it has been reaped; a start meanwhile would find its lock file."""
 KILLED_WITHIN: Span = 5.0
@@ -34,9 +38,12 @@ class Control:
     def __init__(self, settings: PostgresqlSettings, files: DataDirectory) -> None:
         self.settings = settings
         self._files = files
+        self._log_ends: dict[Path, int] = {}
         self._server: asyncio.subprocess.Process | None = None
         """A server that this daemon started itself: watched only so that its end is collected."""
         self._watch: asyncio.Task[int] | None = None
+        self._starter: asyncio.Task[str] | None = None
+        """The command that has been told to start it. It waits longer than we do, and is left to."""
 
     # --- starting ----------------------------------------------------------------------------------------------------
 
@@ -47,11 +54,12 @@ class Control:
             raise RefusedByPeer(f"a copy into {files.path} was not finished ({files.half_copied}): it is not started")
         await self.wait_for_the_last_one()
         files.make_standby()
+        self._log_ends = files.log_ends()
         began = time.monotonic()
         try:
             await self._begin()
         except (CannotStart, OSError) as error:
-            raise RefusedByPeer(f"it cannot be started: {error}; {files.log_tail()}") from error
+            raise RefusedByPeer(f"it cannot be started: {error}") from error
         return await self.wait_until_open(began, doing)
 
     async def wait_for_the_last_one(self) -> None:
@@ -72,12 +80,16 @@ class Control:
         settings = self.settings
         match settings.control:
             case ControlKind.SYSTEMD:
-                await run_command(["systemctl", "start", str(settings.unit)], within=COMMAND_WITHIN)
+                self._command(["systemctl", "start", str(settings.unit)])
             case ControlKind.CLUSTER:
                 version, _, name = str(settings.cluster).partition("/")
-                await run_command(["pg_ctlcluster", version, name, "start"], within=COMMAND_WITHIN)
+                self._command(["pg_ctlcluster", version, name, "start"])
             case ControlKind.DIRECT:
                 await self._spawn()
+
+    def _command(self, words: list[str]) -> None:
+        self._starter = asyncio.ensure_future(run_command(words, within=self.settings.start_within + COMMAND_WITHIN))
+        self._starter.add_done_callback(lambda task: task.cancelled() or task.exception())  # whoever waits asks for it
 
     async def _spawn(self) -> None:
         """Our child, but in a session of its own and without our death: it outlives the daemon."""
@@ -123,21 +135,36 @@ class Control:
                 if door is not None and door.lets_in:
                     return running
                 words = door.words if door is not None else "it does not listen yet"
+            elif running is not None and running.status == LETS_NOBODY_IN:
+                raise RefusedByPeer("hot_standby is off: a standby lets nobody in; set hot_standby = on, then restart")
             elif running is not None:
-                told, words = words, STATUS.get(running.status, "it is starting")
+                told = words
+                words = "it is still stopping" if running.status == STOPPING else "it replays until its data is consistent"
                 if told != words:
                     doing(f"starting: {words}")
             elif self._ended(running, began):
-                raise RefusedByPeer(f"it ended while starting: {self._files.log_tail() or 'see its log'}")
+                raise RefusedByPeer(f"it ended while starting: {self._why()}")
             await asyncio.sleep(LOOK_AGAIN)
-        raise Unreachable(
-            f"it has not opened within {self.settings.start_within:.0f} s of its start, and is left to go on: {words}"
-        )
+        within = f"{self.settings.start_within:.0f} s"
+        raise Unreachable(f"it has not opened within {within} of its start, and is left to go on: {words} ({self._why()})")
 
     def _ended(self, running: Postmaster | None, began: float) -> bool:
+        if running is not None:
+            return False
         if self.settings.control is ControlKind.DIRECT and self._server is not None:
-            return self._server.returncode is not None and running is None
-        return running is None and time.monotonic() - began > ZOMBIE_WITHIN
+            return self._server.returncode is not None
+        if self._starter is not None and not self._starter.done():
+            return False
+        failed = self._starter is not None and not self._starter.cancelled() and self._starter.exception() is not None
+        return failed or time.monotonic() - began > ZOMBIE_WITHIN
+
+    def _why(self) -> str:
+        """The server's own reason says more than that of the command that started it."""
+        words = self._files.words_since(self._log_ends)
+        error = None
+        if self._starter is not None and self._starter.done() and not self._starter.cancelled():
+            error = self._starter.exception()
+        return words if error is None else f"{last_words(str(error)) or words} ({' '.join(str(error).split())[:COMMAND_WORDS]})"
 
     async def _door(self) -> Door | None:
         try:

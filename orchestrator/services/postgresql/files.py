@@ -1,6 +1,7 @@
 """The data directory: what its files say of a server that does not run, and the few that Tanist writes."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import re
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.services.postgresql import commands, conninfo, lsn
-from orchestrator.services.postgresql.settings import PostgresqlSettings, programs
+from orchestrator.services.postgresql.lastwords import last_line, last_words
+from orchestrator.services.postgresql.settings import DEBIAN_LOGS, ControlKind, PostgresqlSettings, debian_place, programs
 from orchestrator.services.postgresql.timelines import BadHistory, Timelines, history_file, read_history
 from orchestrator.services.postgresql.versions import Version, of_text
 from orchestrator.services.starting import CannotStart
@@ -21,6 +23,8 @@ OWN_FILES: Final = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "p
 LEFTOVERS: Final = ("promote", "recovery.signal", "fallback_promote")
 CONTROL_WITHIN: Final = 10.0
 SMALL_READ: Final = 64
+LOG_KEPT: Final = 1 << 16
+"""As much of the log's end is read for a reason."""
 
 
 def _sync_file_system(path: Path) -> None:
@@ -32,6 +36,17 @@ def _sync_file_system(path: Path) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+def _end_of(path: Path, begin: int) -> str:
+    """What was written from there on; from the beginning, where the file has become another one meanwhile."""
+    try:
+        with path.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            stream.seek(max(begin if begin <= size else 0, size - LOG_KEPT))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 class NoData(RuntimeError):
@@ -200,14 +215,39 @@ class DataDirectory:
     def end_change(self) -> None:
         self.half_copied.unlink(missing_ok=True)
 
-    def log_tail(self) -> str:
-        """The server's last words where it was started directly."""
-        try:
-            text = self.settings.log.read_text(errors="replace")[-2000:]
-        except OSError:
-            return ""
-        lines = [line for line in text.splitlines() if re.search(r"\b(FATAL|PANIC|ERROR|HINT)\b", line)]
-        return "; ".join(lines[-3:])
+    # --- the server's log --------------------------------------------------------------------------------------------
+
+    def log_ends(self) -> dict[Path, int]:
+        """How long each file is now that the server may write its reasons to: only what comes after is the next start's."""
+        return {path: path.stat().st_size if path.is_file() else 0 for path in self._logs()}
+
+    def words_since(self, ends: Mapping[Path, int]) -> str:
+        """Why it ended, by what it wrote since then. When it gave no reason: its last line, and where to look."""
+        logs = self._logs()
+        said = [_end_of(path, ends.get(path, 0)) for path in logs]
+        for words in (*map(last_words, said), *map(last_line, said)):
+            if words:
+                return words
+        return f"it gave no reason in {' or '.join(str(path) for path in logs) or f'its log: journalctl -u {self.settings.unit}'}"
+
+    def _logs(self) -> list[Path]:
+        """Where its own collector writes; where its first words go, before that has begun."""
+        found = []
+        with contextlib.suppress(OSError):
+            for line in (self.path / "current_logfiles").read_text().splitlines():
+                kind, _, name = line.partition(" ")
+                if kind == "stderr":
+                    found.append(self.path / name)
+        place = debian_place(self.settings)
+        if self.settings.control is ControlKind.DIRECT:
+            found.append(self.settings.log)
+        elif place is None:
+            return found
+        elif (place / "log").exists():
+            found.append((place / "log").resolve())
+        else:
+            found.append(DEBIAN_LOGS / f"postgresql-{place.parent.name}-{place.name}.log")
+        return found
 
     def remove(self, path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)

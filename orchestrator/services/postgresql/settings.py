@@ -1,5 +1,6 @@
 """How to reach and run one PostgreSQL instance: values, already checked."""
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEBIAN_PROGRAMS: Final = Path("/usr/lib/postgresql")
+DEBIAN_CONFIGURATION: Final = Path("/etc/postgresql")
+DEBIAN_LOGS: Final = Path("/var/log/postgresql")
+_DEBIAN_UNIT: Final = re.compile(r"postgresql@(\d+)-(.+?)(\.service)?")
 
 
 class ControlKind(StrEnum):
@@ -57,6 +61,8 @@ class PostgresqlSettings:
     log_file: Path | None = None
     """Where a directly started server writes until its own logging begins; by default beside the data directory."""
     slots: bool = True
+    synchronous: bool = False
+    """Whether the group promises that no acknowledged commit is lost: then the settings must not acknowledge early."""
     max_rate: int | None = None
     """Bytes per second that a base backup may take."""
     start_within: Span = 60.0
@@ -81,6 +87,17 @@ class PostgresqlSettings:
     @property
     def log(self) -> Path:
         return self.log_file or self.data_directory.with_name(f"{self.data_directory.name}.log")
+
+
+def debian_place(settings: PostgresqlSettings) -> Path | None:
+    """The directory of a Debian cluster's configuration, such as /etc/postgresql/15/main; None for any other server."""
+    if settings.cluster is not None:
+        return DEBIAN_CONFIGURATION / settings.cluster
+    if settings.unit is not None and (found := _DEBIAN_UNIT.fullmatch(settings.unit)):
+        return DEBIAN_CONFIGURATION / found[1] / found[2]
+    if settings.config_file is not None and DEBIAN_CONFIGURATION in settings.config_file.parents:
+        return settings.config_file.parent
+    return None
 
 
 def _first_line(path: Path | None) -> str | None:
