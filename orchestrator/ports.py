@@ -84,9 +84,11 @@ class Service(Protocol):
     async def tend(self, primary: NodeName | None) -> None:
         """Upkeep, every few seconds: `primary` is whom this member follows, None on the primary itself. Raises like `ensure`."""
 
-    @property
-    def can_start(self) -> bool:
-        """Whether it may be started by the daemon when it does not run."""
+    async def why_not_start(self) -> str:
+        """What keeps the daemon from starting it when it does not run, with its cure; empty when nothing does."""
+
+    def cure(self, reason: str) -> str:
+        """What a person can do about a refusal that gave this reason; empty when nothing is known."""
 
     async def check(self) -> tuple[str, ...]:
         """What in the service's settings stands against running it here; a sentence each, with its cure."""

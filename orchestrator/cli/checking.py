@@ -157,11 +157,12 @@ async def _check_service(config: ClusterConfig, name: str, node: str) -> list[Fi
             case Answered():
                 return [Finding(False, f"groups.{name}: {finding}") for finding in await service.check()]
             case Refused(reason=reason, gone=True):
-                cure = "Tanist will start it" if service.can_start else "nothing says how to: set redis.config or redis.start"
-                text = f"groups.{name}: the service does not run here ({reason}); {cure}"
-                return [Finding(not service.can_start, text)]
+                why_not = await service.why_not_start()
+                text = f"groups.{name}: the service does not run here ({reason}); {why_not or 'Tanist will start it'}"
+                return [Finding(bool(why_not), text)]
             case Refused(reason=reason):
-                return [Finding(True, f"groups.{name}: the service refuses: {reason}")]
+                cure = service.cure(reason)
+                return [Finding(True, f"groups.{name}: the service refuses: {reason}{cure and '; ' + cure}")]
             case Silent(within=within):
                 return [Finding(True, f"groups.{name}: the service did not answer within {within:.0f} s")]
             case _:

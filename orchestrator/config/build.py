@@ -124,6 +124,7 @@ def postgresql_settings(config: ClusterConfig, group: GroupName, node: NodeName)
     host, port = service_end(config, section, node)
     given = {name: getattr(merged, name) for name in PostgresqlSection.model_fields if getattr(merged, name) is not None}
     given |= {"name": node, "host": host, "port": port, "control": ControlKind(merged.control or "direct")}
+    given["synchronous"] = section.replication == "synchronous"
     return PostgresqlSettings(**given)
 
 

@@ -481,7 +481,7 @@ async def test_it_is_started_from_its_configuration_as_a_standby(redis_servers: 
     one.ask("SET", "key", "value")
     async with Adapters(one, two) as adapters:
         service = adapters.of(two.settings(config=two.write_config()))
-        assert service.can_start
+        assert await service.why_not_start() == ""
         view = await service.ensure(standby("db1"))
         assert (view.role, view.upstream) == (Role.STANDBY, one.end)
         await until(service, lambda seen: seen.link_up)

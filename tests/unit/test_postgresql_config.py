@@ -48,6 +48,7 @@ def test_the_members_own_settings_stand_over_the_groups(tmp_path: Path):
     assert (first.name, first.host, first.port, first.control) == ("db1", "10.0.0.1", 5432, ControlKind.CLUSTER)
     assert (second.host, second.port, second.control, second.unit) == ("10.9.0.2", 5433, ControlKind.SYSTEMD, "pg.service")
     assert first.slots and not second.slots
+    assert not first.synchronous
     assert second.follows_as == "repl" and dict(second.connection) == {"sslmode": "require"}
     assert second.max_rate == 100 * 1024 * 1024 and second.start_within == 300
     assert second.socket_directory == Path("/var/run/postgresql")
@@ -98,3 +99,8 @@ def test_what_cannot_work_is_refused_with_what_would_be_right(tmp_path: Path, gr
     told = "\n".join(refused.value.mistakes)
     for word in words:
         assert word in told, told
+
+
+def test_the_adapter_knows_that_its_group_promises_every_acknowledged_commit(tmp_path: Path):
+    config = read(tmp_path, GROUP.replace("    postgresql:\n", "    replication: synchronous\n    postgresql:\n", 1))
+    assert postgresql_settings(config, "orders", "db1").synchronous

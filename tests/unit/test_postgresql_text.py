@@ -15,6 +15,7 @@ from orchestrator.services.postgresql import conninfo, findings, slots, synchron
 from orchestrator.services.postgresql.files import NoData, read_control
 from orchestrator.services.postgresql.findings import Facts, Rule
 from orchestrator.services.postgresql.knock import Door, error_fields
+from orchestrator.services.postgresql.lastwords import last_line, last_words
 from orchestrator.services.postgresql.postmaster import find
 from orchestrator.services.postgresql.settings import PostgresqlSettings
 from orchestrator.services.postgresql.slots import Slot
@@ -116,6 +117,43 @@ def test_a_lock_file_without_a_living_server_names_nobody(tmp_path: Path, text: 
 def test_a_lock_file_that_names_another_program_is_not_believed(tmp_path: Path):
     (tmp_path / "postmaster.pid").write_text(f"{os.getpid()}\n{tmp_path}\n")
     assert find(tmp_path) is None
+
+
+# --- last words ------------------------------------------------------------------------------------------------------
+
+PORT_TAKEN = """\
+2026-07-01 12:00:01.154 UTC [57] LOG:  starting PostgreSQL 15.20 on x86_64-pc-linux-gnu
+2026-07-01 12:00:01.155 UTC [57] LOG:  could not bind IPv4 address "127.0.0.1": Address already in use
+2026-07-01 12:00:01.155 UTC [57] HINT:  Is another postmaster already running on port 5432?
+2026-07-01 12:00:01.155 UTC [57] WARNING:  could not create listen socket for "localhost"
+2026-07-01 12:00:01.155 UTC [57] FATAL:  could not create any TCP/IP sockets
+2026-07-01 12:00:01.156 UTC [57] LOG:  database system is shut down
+"""
+NO_CHECKPOINT = """\
+LOG:  invalid primary checkpoint record
+PANIC:  could not locate a valid checkpoint record
+db1 postgres FATAL:  the database system is starting up
+db1 postgres FATAL:  password authentication failed for user "app"
+LOG:  startup process (PID 5780) was terminated by signal 6: Aborted
+"""
+
+
+def test_the_last_words_are_the_fatal_line_with_what_led_to_it_and_its_hints():
+    assert last_words(PORT_TAKEN) == (
+        'could not bind IPv4 address "127.0.0.1": Address already in use; HINT: Is another postmaster already running on port '
+        "5432?; FATAL: could not create any TCP/IP sockets"
+    )
+
+
+def test_what_was_fatal_for_a_client_alone_is_not_the_servers_reason():
+    assert last_words(NO_CHECKPOINT) == "invalid primary checkpoint record; PANIC: could not locate a valid checkpoint record"
+    assert last_words("LOG:  x\nFATAL:  sorry, too many clients already\n") == ""
+
+
+def test_without_a_fatal_line_there_is_the_last_one():
+    assert last_line("LOG:  entering standby mode\nLOG:  waiting for WAL\n") == "waiting for WAL"
+    assert last_line("postgres: could not access\n") == "postgres: could not access"
+    assert last_line("") == ""
 
 
 # --- what is said at the door ----------------------------------------------------------------------------------------
@@ -270,7 +308,8 @@ def test_a_missing_entrance_is_told_with_its_line():
     assert "db2 may not rewind from this member" in text
     assert "add: host postgres postgres 10.0.0.2/32 trust; then SELECT pg_reload_conf()" in text
     rejecting = replace(FACTS.rules[0], method="reject")
-    assert "db2 may not follow" in told(replace(FACTS, rules=(rejecting, *FACTS.rules)))
+    text = told(replace(FACTS, rules=(replace(rejecting, line=7), *FACTS.rules)))
+    assert "db2 may not follow this member: pg_hba.conf has in line 7 a refusal" in text and "above line 7 add: host" in text
 
 
 def test_a_missing_role_and_a_weak_one_are_told_apart():
@@ -294,8 +333,25 @@ def test_newer_versions_have_their_own_traps():
     assert "is newer than what Tanist was made for" in told(replace(FACTS, version=versions.Version(19)))
 
 
+def test_commits_acknowledged_early_are_told_in_a_synchronous_group_only():
+    facts = replace(
+        FACTS,
+        values={**GOOD, "synchronous_commit": "off"},
+        overrides=(("app", "", "synchronous_commit=local"), ("", "shop", "synchronous_commit=on"), ("app", "shop", "jit=off")),
+    )
+    assert told(facts) == ""
+    first, second = told(facts, replace(SETTINGS, synchronous=True)).splitlines()
+    assert "synchronous_commit is off in a synchronous group" in first
+    assert second.endswith('ALTER ROLE "app" RESET synchronous_commit')
+
+
+def test_a_setting_of_the_command_line_is_not_cured_by_a_statement():
+    facts = replace(FACTS, values={**GOOD, "hot_standby": "off"}, sources={"hot_standby": "command line"})
+    assert "hot_standby is off (on its command line)" in told(facts) and "ALTER SYSTEM" not in told(facts)
+
+
 def test_who_else_would_start_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(findings, "DEBIAN_CONFIGURATION", tmp_path)
+    monkeypatch.setattr("orchestrator.services.postgresql.settings.DEBIAN_CONFIGURATION", tmp_path)
     place = tmp_path / "15" / "main"
     place.mkdir(parents=True)
     (place / "start.conf").write_text("# Automatic startup configuration\n\nauto\n")

@@ -10,17 +10,30 @@ from orchestrator.domain.topology import Member, NodeName
 from orchestrator.services.postgresql import slots as slotting
 from orchestrator.services.postgresql.copying import hba_lines
 from orchestrator.services.postgresql.line import Line
-from orchestrator.services.postgresql.settings import PostgresqlSettings
+from orchestrator.services.postgresql.settings import PostgresqlSettings, debian_place
 from orchestrator.services.postgresql.slots import Slot
 from orchestrator.services.postgresql.versions import NEWEST, Version, of_number
 
 RESTART: Final = "then restart"
 RELOAD: Final = "SELECT pg_reload_conf()"
+COMMAND_LINE: Final = "command line"
+LOOSE: Final = ("off", "local", "remote_write")
+"""Values of synchronous_commit under which a commit is acknowledged before it is on a standby's disk."""
 SLOWEST_RETRY_MS: Final = 1000
 LIMIT_OF_SLOTS_MB: Final = 4096
-DEBIAN_CONFIGURATION: Final = Path("/etc/postgresql")
 
-SETTINGS: Final = "SELECT name, setting, coalesce(unit, ''), source FROM pg_settings WHERE name = ANY (%s)"
+SETTINGS: Final = """
+SELECT name, reset_val, coalesce(unit, ''), source, coalesce(sourcefile, ''), coalesce(sourceline, 0), pending_restart
+FROM pg_settings WHERE name = ANY (%s) OR pending_restart
+"""
+"""Not `setting`: our own session has changed some of them for itself."""
+FILES: Final = """
+SELECT f.name, f.sourcefile, f.sourceline, CASE WHEN s.pending_restart THEN NULL ELSE f.error END
+FROM pg_file_settings f LEFT JOIN pg_settings s USING (name)
+WHERE s.name IS NULL OR s.source <> 'command line' AND (f.name = ANY (%s) OR s.pending_restart OR f.error IS NOT NULL)
+ORDER BY f.seqno
+"""
+"""What only waits for a restart, and what the command line has overruled, is told there as an error too."""
 NAMES: Final = (
     "archive_command",
     "archive_library",
@@ -48,13 +61,21 @@ NAMES: Final = (
     "restart_after_crash",
     "restore_command",
     "superuser_reserved_connections",
+    "synchronous_commit",
+    "synchronous_standby_names",
     "wal_keep_size",
     "wal_level",
     "wal_log_hints",
     "wal_retrieve_retry_interval",
 )
 ROLES: Final = "SELECT rolname, rolsuper, rolreplication, rolcanlogin, rolpassword IS NOT NULL FROM pg_authid"
-HBA: Final = "SELECT type, database, user_name, address, netmask, auth_method FROM pg_hba_file_rules WHERE error IS NULL"
+HBA: Final = "SELECT type, database, user_name, address, netmask, auth_method, line_number, error FROM pg_hba_file_rules"
+HBA_FILE: Final = "SELECT current_setting('hba_file')"
+OVERRIDES: Final = """
+SELECT coalesce(r.rolname, ''), coalesce(d.datname, ''), setting
+FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) setting
+LEFT JOIN pg_roles r ON r.oid = s.setrole LEFT JOIN pg_database d ON d.oid = s.setdatabase
+"""
 ARCHIVER: Final = """
 SELECT last_failed_wal FROM pg_stat_archiver WHERE last_failed_time > coalesce(last_archived_time, '-infinity')
 """
@@ -71,6 +92,7 @@ class Rule:
     address: str
     mask: str
     method: str
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +103,15 @@ class Facts:
     standby: bool
     values: Mapping[str, str]
     sources: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    """File and line where a setting was read; none for a default."""
+    mistakes: tuple[str, ...] = ()
+    """What in the files as they are now the server does not understand: it would not start with them."""
+    pending: tuple[str, ...] = ()
+    """Settings that were changed in the files, and wait for a restart."""
+    overrides: tuple[tuple[str, str, str], ...] = ()
+    """Role, database and `name=value` of settings that hold for them alone."""
+    hba_file: str = "pg_hba.conf"
     roles: Mapping[str, tuple[bool, bool, bool, bool]] = field(default_factory=dict)
     """superuser, replication, login, has a password"""
     rules: tuple[Rule, ...] = ()
@@ -100,22 +131,44 @@ class Facts:
     def is_on(self, name: str) -> bool:
         return self.values.get(name) == "on"
 
+    def at(self, name: str) -> str:
+        """Where the server has it from, to follow the value that was read."""
+        if self.sources.get(name) == COMMAND_LINE:
+            return f" (on its {COMMAND_LINE})"
+        return f" ({self.places[name]})" if name in self.places else ""
+
 
 async def gather(line: Line) -> Facts:
     """Raises psycopg's errors."""
     rows = await line.ask(SETTINGS, (list(NAMES),))
     ((standby,),) = await line.ask("SELECT pg_is_in_recovery()")
-    rules = [
-        Rule(str(kind), tuple(databases or ()), tuple(users or ()), str(address or ""), str(mask or ""), str(method))
-        for kind, databases, users, address, mask, method in await line.ask(HBA)
-    ]
+    ((hba_file,),) = await line.ask(HBA_FILE)
+    pending = tuple(str(name) for name, *_, waits in rows if waits)
+    places, mistakes = {}, []
+    for name, file, number, error in await line.ask(FILES, (list(NAMES),)):
+        if error is None:
+            places[str(name)] = f"{file}:{number}"
+        else:
+            mistakes.append(f"{file}:{number}: {f'{name}: ' if name else ''}{error}")
+    rules = []
+    for kind, databases, users, address, mask, method, number, error in await line.ask(HBA):
+        if error is not None:
+            mistakes.append(f"{hba_file}:{number}: {error}")
+            continue
+        ends = (str(address or ""), str(mask or ""))
+        rules.append(Rule(str(kind), tuple(databases or ()), tuple(users or ()), *ends, str(method), int(number)))
     found = await line.ask(ROLES)
     failed = await line.ask(ARCHIVER)
     return Facts(
         version=of_number(line.version),
         standby=bool(standby),
-        values={str(name): in_base_units(str(value), str(unit)) for name, value, unit, _ in rows},
-        sources={str(name): str(source) for name, _, _, source in rows},
+        values={str(name): in_base_units(str(value), str(unit)) for name, value, unit, *_ in rows},
+        sources={str(name): str(source) for name, _, _, source, *_ in rows},
+        places={str(name): f"{file}:{number}" for name, _, _, _, file, number, _ in rows if file} | places,
+        mistakes=tuple(mistakes),
+        pending=pending,
+        overrides=tuple((str(role), str(database), str(words)) for role, database, words in await line.ask(OVERRIDES)),
+        hba_file=str(hba_file),
         roles={str(name): (bool(a), bool(b), bool(c), bool(d)) for name, a, b, c, d in found},
         rules=tuple(rules),
         slots=tuple(await slotting.read(line)),
@@ -138,10 +191,12 @@ def findings(facts: Facts, settings: PostgresqlSettings, members: tuple[Member, 
     others = tuple(member for member in members if member.name != settings.name)
     return [
         *_version(facts),
+        *_files(facts),
         *_log(facts),
         *_numbers(facts, others),
         *_standby(facts, settings),
         *_archive(facts),
+        *_synchronous(facts, settings),
         *_roles(facts, settings),
         *_entrances(facts, settings, others),
         *_slots(facts, settings, members),
@@ -150,7 +205,14 @@ def findings(facts: Facts, settings: PostgresqlSettings, members: tuple[Member, 
     ]
 
 
-def _set(name: str, value: str, then: str) -> str:
+def _gap(facts: Facts, name: str, why: str, value: str, then: str, read: str | None = None) -> str:
+    """What was read and where, what it would do, and the statement that closes it."""
+    return f"{name} is {facts.values.get(name) if read is None else read}{facts.at(name)}{why}; {_set(facts, name, value, then)}"
+
+
+def _set(facts: Facts, name: str, value: str, then: str) -> str:
+    if facts.sources.get(name) == COMMAND_LINE:
+        return f"what starts the server gives it on the {COMMAND_LINE}: write there {name} = {value}; {RESTART}"
     return f"ALTER SYSTEM SET {name} = '{value}'; {then}"
 
 
@@ -159,71 +221,65 @@ def _version(facts: Facts) -> Iterator[str]:
         yield f"{facts.version.words} is newer than what Tanist was made for (up to {NEWEST}): try it in a laboratory first"
 
 
+def _files(facts: Facts) -> Iterator[str]:
+    for words in facts.mistakes:
+        yield f"{words}: at its next start the server refuses the file; correct the line; {RELOAD}"
+    for name in facts.pending:
+        yield f"{name} was changed{facts.at(name)}, which holds from the next start on only; restart when that is convenient"
+
+
 def _log(facts: Facts) -> Iterator[str]:
     """What keeps a rewind, and a standby's return, possible."""
     if facts.values.get("wal_level") == "minimal":
-        yield f"wal_level is minimal: nobody can follow; {_set('wal_level', 'replica', RESTART)}"
+        yield _gap(facts, "wal_level", ": nobody can follow", "replica", RESTART)
     if not facts.is_on("wal_log_hints") and not facts.is_on("data_checksums"):
-        yield (
-            "neither wal_log_hints nor data checksums: an old primary cannot be rewound and is copied as a whole; "
-            f"{_set('wal_log_hints', 'on', RESTART)}"
-        )
+        why = ", and there are no data checksums: an old primary cannot be rewound and is copied as a whole"
+        yield _gap(facts, "wal_log_hints", why, "on", RESTART)
     if not facts.is_on("full_page_writes"):
-        yield f"full_page_writes is off: no rewind, and a torn page after a crash; {_set('full_page_writes', 'on', RELOAD)}"
+        yield _gap(facts, "full_page_writes", ": no rewind, and a torn page after a crash", "on", RELOAD)
     if not facts.is_on("fsync"):
-        yield f"fsync is off: an acknowledged commit may be lost when the host loses power; {_set('fsync', 'on', RELOAD)}"
+        yield _gap(facts, "fsync", ": an acknowledged commit may be lost when the host loses power", "on", RELOAD)
     kept, largest = facts.number("wal_keep_size"), facts.number("max_wal_size")
     if kept < largest:
-        yield (
-            f"wal_keep_size ({kept} MB) is less than max_wal_size ({largest} MB): the log back to the last common checkpoint "
-            f"may be gone when an old primary is to be rewound; {_set('wal_keep_size', f'{largest}MB', RELOAD)}"
+        why = (
+            f", less than max_wal_size ({largest} MB): the log back to the last common checkpoint may be gone when an old "
+            "primary is to be rewound"
         )
+        yield _gap(facts, "wal_keep_size", why, f"{largest}MB", RELOAD, f"{kept} MB")
 
 
 def _numbers(facts: Facts, others: tuple[Member, ...]) -> Iterator[str]:
     senders, slots = len(others) + 2, len(others) + 1
     if facts.number("max_wal_senders") < senders:
-        yield (
-            f"max_wal_senders is {facts.number('max_wal_senders')}, and {len(others)} standbys and a base backup need {senders}; "
-            f"{_set('max_wal_senders', str(max(10, senders)), RESTART)}"
-        )
+        why = f", and {len(others)} standbys and a base backup need {senders}"
+        yield _gap(facts, "max_wal_senders", why, str(max(10, senders)), RESTART)
     if facts.number("max_replication_slots") < slots:
-        yield (
-            f"max_replication_slots is {facts.number('max_replication_slots')}, and a slot for every other member needs {slots}; "
-            f"{_set('max_replication_slots', str(max(10, slots)), RESTART)}"
-        )
+        why = f", and a slot for every other member needs {slots}"
+        yield _gap(facts, "max_replication_slots", why, str(max(10, slots)), RESTART)
     if facts.number("superuser_reserved_connections") < 3:
-        yield (
-            f"superuser_reserved_connections is {facts.number('superuser_reserved_connections')}: when the clients have taken "
-            f"all connections Tanist gets none; {_set('superuser_reserved_connections', '8', RESTART)}"
-        )
+        why = ": when the clients have taken all connections Tanist gets none"
+        yield _gap(facts, "superuser_reserved_connections", why, "8", RESTART)
 
 
 def _standby(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
     if not facts.is_on("hot_standby"):
-        yield f"hot_standby is off: a standby cannot be asked for its position; {_set('hot_standby', 'on', RESTART)}"
+        yield _gap(facts, "hot_standby", ": a standby cannot be asked for its position", "on", RESTART)
     retry = facts.number("wal_retrieve_retry_interval")
     if retry > SLOWEST_RETRY_MS:
-        yield (
-            f"wal_retrieve_retry_interval is {retry} ms: a promotion right after the primary's death may wait as long; "
-            f"{_set('wal_retrieve_retry_interval', '100ms', RELOAD)}"
-        )
+        why = ": a promotion right after the primary's death may wait as long"
+        yield _gap(facts, "wal_retrieve_retry_interval", why, "100ms", RELOAD, f"{retry} ms")
     if facts.values.get("recovery_target_timeline", "latest") != "latest":
-        yield (
-            "recovery_target_timeline is not latest: a standby does not go over to a new primary; "
-            f"{_set('recovery_target_timeline', 'latest', RESTART)}"
-        )
+        why = ": a standby does not go over to a new primary"
+        yield _gap(facts, "recovery_target_timeline", why, "latest", RESTART)
     for name in ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"):
         if facts.values.get(name):
-            yield f"{name} is set: a standby stops there instead of following; ALTER SYSTEM RESET {name}; {RESTART}"
+            read = f"{name} is {facts.values[name]}{facts.at(name)}"
+            yield f"{read}: a standby stops there instead of following; ALTER SYSTEM RESET {name}; {RESTART}"
     for name in ("primary_conninfo", "primary_slot_name", "synchronous_standby_names"):
-        if facts.sources.get(name) == "command line":
+        if facts.sources.get(name) == COMMAND_LINE:
             yield f"{name} is given on the server's command line, where it cannot be changed: take it out of what starts it"
     if facts.is_on("default_transaction_read_only"):
-        yield (
-            "default_transaction_read_only is on: clients of a primary cannot write; "
-            f"{_set('default_transaction_read_only', 'off', RELOAD)}"
-        )
+        yield _gap(facts, "default_transaction_read_only", ": clients of a primary cannot write", "off", RELOAD)
     if facts.tablespaces:
         yield (
             f"tablespaces lie outside of the data directory ({', '.join(facts.tablespaces)}): a member that needs a new copy "
@@ -238,7 +294,7 @@ def _archive(facts: Facts) -> Iterator[str]:
         return
     if not facts.values.get("archive_command") and not facts.values.get("archive_library"):
         yield (
-            "archive_mode is on without archive_command: the log is kept until the disk is full; "
+            f"archive_mode is on{facts.at('archive_mode')} without archive_command: the log is kept until the disk is full; "
             "ALTER SYSTEM SET archive_command = 'COMMAND %p %f'; " + RELOAD
         )
     if facts.archive_failed:
@@ -253,39 +309,58 @@ def _archive(facts: Facts) -> Iterator[str]:
         )
 
 
+def _synchronous(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
+    if not settings.synchronous:
+        return
+    value = facts.values.get("synchronous_commit", "on")
+    if value in LOOSE:
+        why = " in a synchronous group: a commit is acknowledged before a standby has it on disk, and a takeover may lose it"
+        yield _gap(facts, "synchronous_commit", why, "on", RELOAD)
+    for role, database, words in facts.overrides:
+        name, _, value = words.partition("=")
+        if name == "synchronous_commit" and value in LOOSE:
+            whose = f'ROLE "{role}"' + (f' IN DATABASE "{database}"' if database else "") if role else f'DATABASE "{database}"'
+            yield f"{whose} has {words} in a synchronous group: a takeover may lose its commits; ALTER {whose} RESET {name}"
+
+
 def _roles(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
     superuser, _, _, _ = facts.roles.get(settings.user, (False, False, False, False))
+    where = " (on the primary)" if facts.standby else ""
     if not superuser:
-        yield f'"{settings.user}" is no superuser: it can neither promote nor rewind; ALTER ROLE "{settings.user}" SUPERUSER'
+        text = f'"{settings.user}" is no superuser: it can neither promote nor rewind; ALTER ROLE "{settings.user}" SUPERUSER'
+        yield text + where
     name = settings.follows_as
     if name not in facts.roles:
-        yield f'there is no role "{name}" to follow as; CREATE ROLE "{name}" LOGIN REPLICATION PASSWORD \'...\''
+        yield f'there is no role "{name}" to follow as; CREATE ROLE "{name}" LOGIN REPLICATION PASSWORD \'...\'{where}'
         return
     is_superuser, replicates, logs_in, has_password = facts.roles[name]
     if not (replicates or is_superuser) or not logs_in:
-        yield f'the role "{name}" may not follow; ALTER ROLE "{name}" LOGIN REPLICATION'
+        yield f'the role "{name}" may not follow; ALTER ROLE "{name}" LOGIN REPLICATION{where}'
     if settings.replication_password() is not None and not has_password:
-        yield f'the role "{name}" has no password, and one is configured; ALTER ROLE "{name}" PASSWORD \'...\''
+        yield f'the role "{name}" has no password, and one is configured; ALTER ROLE "{name}" PASSWORD \'...\'{where}'
 
 
 def _entrances(facts: Facts, settings: PostgresqlSettings, others: tuple[Member, ...]) -> Iterator[str]:
     listens = [each.strip() for each in facts.values.get("listen_addresses", "").split(",")]
     if not {"*", "0.0.0.0", "::", settings.host} & set(listens):
-        yield (
-            f"listen_addresses ({', '.join(listens)}) leaves out {settings.host}, where the others reach it; "
-            f"{_set('listen_addresses', ','.join(filter(None, [*listens, settings.host])), RESTART)}"
-        )
+        why = f", which leaves out {settings.host}, where the others reach it"
+        wanted_list = ",".join(filter(None, [*listens, settings.host]))
+        yield _gap(facts, "listen_addresses", why, wanted_list, RESTART, ", ".join(listens) or "empty")
     wanted = ((("replication",), settings.follows_as, "follow"), ((settings.database, "all"), settings.user, "rewind from"))
     lines = {}
     for member in others:
         for line, (databases, user, act) in zip(hba_lines(settings, (member,)), wanted, strict=True):
-            if not _is_let_in(facts.rules, databases, user, member.address):
-                lines[line.strip()] = f"{member.name} may not {act} this member: pg_hba.conf has no line for {user} from there"
-    for line, words in lines.items():
-        yield f"{words}; add: {line}; then {RELOAD}"
+            rule = _first_for(facts.rules, databases, user, member.address)
+            if rule is None or rule.method == "reject":
+                why = "has no line" if rule is None else f"has in line {rule.line} a refusal"
+                where = "add" if rule is None else f"above line {rule.line} add"
+                words = f"{member.name} may not {act} this member: {facts.hba_file} {why} for {user} from there"
+                lines[line.strip()] = f"{words}; {where}: {line.strip()}; then {RELOAD}"
+    yield from lines.values()
 
 
-def _is_let_in(rules: tuple[Rule, ...], databases: tuple[str, ...], user: str, address: str) -> bool:
+def _first_for(rules: tuple[Rule, ...], databases: tuple[str, ...], user: str, address: str) -> Rule | None:
+    """The first line that fits decides, for the server too."""
     host = ipaddress.ip_address(address)
     for rule in rules:
         if rule.kind == "local" or not set(databases) & set(rule.databases):
@@ -293,8 +368,8 @@ def _is_let_in(rules: tuple[Rule, ...], databases: tuple[str, ...], user: str, a
         if not {user, "all"} & set(rule.users) and not any(each.startswith("+") for each in rule.users):
             continue
         if rule.address in ("all", "samehost", "samenet") or _covers(rule, host):
-            return rule.method != "reject"
-    return False
+            return rule
+    return None
 
 
 def _covers(rule: Rule, host: Any) -> bool:
@@ -306,15 +381,12 @@ def _covers(rule: Rule, host: Any) -> bool:
 
 def _slots(facts: Facts, settings: PostgresqlSettings, members: tuple[Member, ...]) -> Iterator[str]:
     if settings.slots and facts.number("max_slot_wal_keep_size") < 0:
-        yield (
-            "max_slot_wal_keep_size is without limit: the slot of a member that stays away fills the disk; "
-            f"{_set('max_slot_wal_keep_size', f'{LIMIT_OF_SLOTS_MB}MB', RELOAD)}"
-        )
+        why = ": the slot of a member that stays away fills the disk"
+        yield _gap(facts, "max_slot_wal_keep_size", why, f"{LIMIT_OF_SLOTS_MB}MB", RELOAD, "-1 (no limit)")
     if facts.version.has_idle_slot_timeout and facts.number("idle_replication_slot_timeout") > 0:
-        yield (
-            "idle_replication_slot_timeout may take away the slot of a member that is away; "
-            f"{_set('idle_replication_slot_timeout', '0', RELOAD)}"
-        )
+        why = ": it may take away the slot of a member that is away"
+        read = f"{facts.number('idle_replication_slot_timeout') // 1000} s"
+        yield _gap(facts, "idle_replication_slot_timeout", why, "0", RELOAD, read)
     for slot in slotting.unknown(facts.slots, (member.name for member in members)):
         yield f"slot {slot.name} belongs to no member and keeps the log; SELECT pg_drop_replication_slot('{slot.name}')"
     for slot in facts.slots:
@@ -334,10 +406,8 @@ def _reach(facts: Facts) -> Iterator[str]:
 def _starts(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
     yield from facts.starts_behind_our_back
     if not facts.is_on("restart_after_crash"):
-        yield (
-            "restart_after_crash is off: the crash of one server process ends the whole server, and the role moves; "
-            f"{_set('restart_after_crash', 'on', RELOAD)}"
-        )
+        why = ": the crash of one server process ends the whole server, and the role moves"
+        yield _gap(facts, "restart_after_crash", why, "on", RELOAD)
 
 
 # --- who else might start it -----------------------------------------------------------------------------------------
@@ -349,7 +419,7 @@ def debian_start(settings: PostgresqlSettings, show: Mapping[str, str]) -> list[
     `show` is what `systemctl show` says of the unit (UnitFileState, Restart); empty where there is no systemd.
     """
     found = []
-    place = _debian_cluster(settings)
+    place = debian_place(settings)
     unit = settings.unit or (f"postgresql@{place.parent.name}-{place.name}.service" if place is not None else "")
     if place is not None:
         found += _start_conf(place)
@@ -361,14 +431,6 @@ def debian_start(settings: PostgresqlSettings, show: Mapping[str, str]) -> list[
             "below [Service] add: Restart=no"
         )
     return found
-
-
-def _debian_cluster(settings: PostgresqlSettings) -> Path | None:
-    if settings.cluster is not None:
-        return DEBIAN_CONFIGURATION / settings.cluster
-    if settings.config_file is not None and DEBIAN_CONFIGURATION in settings.config_file.parents:
-        return settings.config_file.parent
-    return None
 
 
 def _start_conf(place: Path) -> list[str]:

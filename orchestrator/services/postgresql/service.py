@@ -14,12 +14,12 @@ from orchestrator.domain.observations import Abstained, Answered, Outcome, Refus
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Member, NodeName
 from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
-from orchestrator.services.postgresql import copying, findings, postmaster, slots, synchronous, timelines
+from orchestrator.services.postgresql import copying, findings, hindrances, postmaster, slots, synchronous, timelines
 from orchestrator.services.postgresql.conninfo import primary_conninfo
 from orchestrator.services.postgresql.control import Control
 from orchestrator.services.postgresql.files import ControlData, DataDirectory, NoData
 from orchestrator.services.postgresql.knock import TOO_MANY, Door, knock
-from orchestrator.services.postgresql.line import Line, ProcessGone, change_settings
+from orchestrator.services.postgresql.line import Line, ProcessGone, change_settings, local_words
 from orchestrator.services.postgresql.probing import Errand
 from orchestrator.services.postgresql.rewinding import Fitness, Fitter
 from orchestrator.services.postgresql.settings import PostgresqlSettings
@@ -93,9 +93,11 @@ class PostgresqlService:
         self.progress: Callable[[str], None] = lambda words: None
         """Told of every change of `doing`."""
 
-    @property
-    def can_start(self) -> bool:
-        return True
+    async def why_not_start(self) -> str:
+        return await hindrances.why_not_start(self.settings)
+
+    def cure(self, reason: str) -> str:
+        return hindrances.cure(reason, self.settings)
 
     async def close(self) -> None:
         await self._commit.stop()
@@ -198,6 +200,8 @@ class PostgresqlService:
             return Refused(f"stopped cleanly for a switchover, at {position.history} {position.offset}", gone=True)
         if not self.files.exists:
             return Refused(f"{self.files.path} holds no database", gone=True)
+        if isinstance(reason, FileNotFoundError | ConnectionRefusedError):
+            return Refused(f"nobody listens at {local_words(self.settings)['host']}, port {self.settings.port}", gone=True)
         return Refused(str(reason), gone=True)
 
     def _refused(self, door: Door, error: psycopg.Error) -> Outcome:

@@ -47,9 +47,11 @@ class RedisService:
         self._held = False
         self._obeyed_epoch = 0
 
-    @property
-    def can_start(self) -> bool:
-        return self.settings.can_start
+    async def why_not_start(self) -> str:
+        return "" if self.settings.can_start else "nothing says how to: set redis.config or redis.start"
+
+    def cure(self, reason: str) -> str:
+        return ""
 
     async def close(self) -> None:
         await self._looker.close()
