@@ -253,14 +253,18 @@ def copies(root: Path, running: tuple[str, ...] = ("a", "b")) -> Iterator[Server
 
 def start_by_hand(servers: Servers, name: str) -> None:
     """Without Tanist: pg_ctl, as whatever the data directory says that it is."""
+    until(lambda: not is_dying(servers.settings(name).data_directory))
+    subprocess.run(start_command(servers, name), check=True, cwd="/", timeout=60)
+
+
+def start_command(servers: Servers, name: str) -> list[str]:
     settings = servers.settings(name)
-    until(lambda: not is_dying(settings.data_directory))
     options = f"-p {settings.port} -k {settings.socket_directory} -c shared_buffers=16MB"
     command = [str(PROGRAMS / "pg_ctl"), "start", "-w", "-s", "-D", str(settings.data_directory), "-o", options]
     command += ["-l", str(settings.log)]
-    if settings.run_as is not None:
-        command = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", *command]
-    subprocess.run(command, check=True, cwd="/", timeout=60)
+    if settings.run_as is None:
+        return command
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", *command]
 
 
 def is_dying(data_directory: Path) -> bool:

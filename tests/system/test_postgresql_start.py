@@ -1,8 +1,13 @@
 """A server that does not come up, and one that has ended without being collected: what people are told, on real servers."""
 
 import asyncio
+import ctypes
+import os
+import signal
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +15,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from postgresql_servers import HOST, Servers, copies, standby, template, why_not
+from postgresql_servers import HOST, Servers, copies, standby, start_by_hand, start_command, template, until, why_not
 
+from orchestrator.keeper.tree import Tree
 from orchestrator.ports import RefusedByPeer, Unreachable
+from orchestrator.services.postgresql import postmaster
 
 pytestmark = [
     pytest.mark.postgresql,
@@ -108,3 +115,82 @@ def test_the_servers_own_log_files_are_read_too(stopped: Servers):
     )
     path.write_text(text)
     assert "FATAL: multiple recovery targets specified" in refused(stopped)
+
+
+# --- a main process that has ended, and is not collected -------------------------------------------------------------
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture
+def adopts_orphans() -> Iterator[None]:
+    """As the first process of a container does: what loses its parent becomes ours, and nobody collects it for us."""
+    library = ctypes.CDLL(None)
+    library.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    yield
+    library.prctl(PR_SET_CHILD_SUBREAPER, 0)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return "gone"
+
+
+def test_the_daemons_own_server_leaves_no_zombie(stopped: Servers):
+    async def scenario() -> None:
+        a = stopped.service("a")
+        view = await a.ensure(standby(1))
+        stopped.kill("a")
+        deadline = time.monotonic() + 2
+        while state_of(view.pid) != "gone":
+            assert time.monotonic() < deadline, state_of(view.pid)
+            await asyncio.sleep(0.005)
+        await stopped.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_uncollected_main_process_runs_for_nobody_and_is_collected_by_whoever_inherited_it(
+    stopped: Servers, adopts_orphans: None
+):
+    """PostgreSQL itself would refuse to start beside it: it asks with a signal only whether the number exists."""
+    start_by_hand(stopped, "a")
+    running = postmaster.find(stopped.directory / "a")
+    assert running is not None
+    tree = Tree(running.pid, running.started, str(stopped.directory / "a"), "postgres")
+    tree.notice()
+    stopped.kill("a")
+    until(lambda: state_of(running.pid) == "Z")
+    assert postmaster.find(stopped.directory / "a") is None
+    assert tree.is_empty() and tree.is_stopped()
+    assert not postmaster.tell(running, signal.SIGINT)
+    assert postmaster.uncollected(stopped.directory / "a") == (running.pid, os.getpid())
+
+    async def scenario() -> None:
+        a = stopped.service("a")
+        assert await postmaster.wait_for_end(running, 1.0)
+        view = await a.ensure(standby(1))
+        assert view.pid != running.pid and state_of(running.pid) == "gone"
+        await stopped.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_parent_that_does_not_collect_is_named(stopped: Servers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("orchestrator.services.postgresql.control.ZOMBIE_WITHIN", 0.3)
+    code = "import ctypes, subprocess, sys, time; ctypes.CDLL(None).prctl(36, 1); subprocess.run(sys.argv[1:]); time.sleep(600)"
+    careless = subprocess.Popen([sys.executable, "-c", code, *start_command(stopped, "a")], cwd="/")
+    try:
+        running = until(lambda: postmaster.find(stopped.directory / "a"))
+        until(lambda: (postmaster.find(stopped.directory / "a") or running).status == "ready")
+        stopped.kill("a")
+        until(lambda: state_of(running.pid) == "Z")
+        words = refused(stopped)
+        assert (
+            f"main process {running.pid} has ended, but its parent {careless.pid} (" in words and "does not collect it" in words
+        )
+    finally:
+        careless.kill()
+        careless.wait()

@@ -63,17 +63,21 @@ class Control:
         return await self.wait_until_open(began, doing)
 
     async def wait_for_the_last_one(self) -> None:
-        """A lock file whose process is dying is left alone: PostgreSQL itself takes a stale one away."""
+        """A dead main process that nobody has collected holds its lock file, as PostgreSQL sees it.
+
+        The file itself is left alone: by what stands in it PostgreSQL finds children that have outlived their main process.
+        """
         deadline = time.monotonic() + ZOMBIE_WITHIN
-        lock = self._files.path / "postmaster.pid"
-        while time.monotonic() < deadline:
-            try:
-                pid = abs(int(lock.read_text().split()[0]))
-                os.kill(pid, 0)
-            except (OSError, ValueError, IndexError):
-                return
-            if postmaster.command_line(pid):  # a zombie has none
-                return
+        while (dead := postmaster.uncollected(self._files.path)) is not None:
+            pid, parent = dead
+            if self._server is None or self._server.pid != pid:
+                postmaster.collect(pid)
+            if time.monotonic() > deadline:
+                raise RefusedByPeer(
+                    f"its last main process {pid} has ended, but its parent {parent} ({postmaster.command_line(parent)[:60]}) "
+                    "does not collect it, and PostgreSQL takes it for a running one: restart that parent, or mend it (the first "
+                    "process of a container must collect orphans, as with docker run --init)"
+                )
             await asyncio.sleep(LOOK_AGAIN)
 
     async def _begin(self) -> None:

@@ -1,6 +1,7 @@
 """The main process of the instance in one data directory: found by its lock file, verified, signalled, waited for."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
@@ -31,6 +32,23 @@ def find(data_directory: Path) -> Postmaster | None:
     if began is None or not _works_in(pid, data_directory):
         return None
     return Postmaster(pid, began, lines[7].strip() if len(lines) > 7 else "")
+
+
+def uncollected(data_directory: Path) -> tuple[int, int] | None:
+    """A main process that has ended while its parent has not asked how: its number, and the parent's."""
+    try:
+        pid = abs(int((data_directory / "postmaster.pid").read_text(encoding="utf-8", errors="replace").split()[0]))
+        text = (PROC / str(pid) / "stat").read_bytes()
+    except (OSError, ValueError, IndexError):
+        return None
+    state, parent, *_ = text[text.rindex(b")") + 2 :].split()
+    return (pid, int(parent)) if state == b"Z" else None
+
+
+def collect(pid: int) -> None:
+    """Ask how it ended, if it is a child of ours: as the first process of a container the daemon inherits orphans."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def _works_in(pid: int, data_directory: Path) -> bool:
