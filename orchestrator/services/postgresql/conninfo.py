@@ -56,7 +56,7 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _unquoted(word: str) -> str:
+def unquoted(word: str) -> str:
     if not word.startswith("'"):
         return word
     return re.sub(r"\\(.)|''", lambda found: found[1] or "'", word[1:-1])
@@ -67,7 +67,7 @@ def read_settings(text: str) -> dict[str, str]:
     found = {}
     for line in text.splitlines():
         if match := _LINE.match(line):
-            found[match[1].lower()] = _unquoted(match[2])
+            found[match[1].lower()] = unquoted(match[2])
     return found
 
 

@@ -14,7 +14,6 @@ from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
 from orchestrator.services.postgresql import commands, postmaster
 from orchestrator.services.postgresql.files import DataDirectory
 from orchestrator.services.postgresql.knock import Door, knock
-from orchestrator.services.postgresql.lastwords import last_words
 from orchestrator.services.postgresql.postmaster import Postmaster
 from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings, programs
 from orchestrator.services.starting import CannotStart, run_command
@@ -26,7 +25,6 @@ STOPPING: Final = "stopping"
 LETS_NOBODY_IN: Final = "standby"
 """What the main process writes into its lock file (pidfile.h); the last one stands for good with `hot_standby = off`."""
 COMMAND_WITHIN: Span = 60.0
-COMMAND_WORDS: Final = 200
 ZOMBIE_WITHIN: Span = 3.0
 """A killed main process stays visible until it has been reaped; a start meanwhile would find its lock file."""
 KILLED_WITHIN: Span = 5.0
@@ -84,6 +82,8 @@ class Control:
         settings = self.settings
         match settings.control:
             case ControlKind.SYSTEMD:
+                with contextlib.suppress(CannotStart):  # a unit that was killed too often is not started for a while
+                    await run_command(["systemctl", "reset-failed", str(settings.unit)], within=COMMAND_WITHIN)
                 self._command(["systemctl", "start", str(settings.unit)])
             case ControlKind.CLUSTER:
                 version, _, name = str(settings.cluster).partition("/")
@@ -98,9 +98,7 @@ class Control:
     async def _spawn(self) -> None:
         """Our child, but in a session of its own and without our death: it outlives the daemon."""
         settings = self.settings
-        command = [str(programs(settings) / "postgres"), "-D", str(settings.data_directory), "-p", str(settings.port)]
-        if settings.config_file is not None:
-            command += ["-c", f"config_file={settings.config_file}"]
+        command = [str(programs(settings) / "postgres"), *settings.options, "-p", str(settings.port)]
         if settings.socket_directory is not None:
             command += ["-k", str(settings.socket_directory)]
         for name, value in settings.parameters.items():
@@ -164,11 +162,10 @@ class Control:
 
     def _why(self) -> str:
         """The server's own reason says more than that of the command that started it."""
-        words = self._files.words_since(self._log_ends)
         error = None
         if self._starter is not None and self._starter.done() and not self._starter.cancelled():
             error = self._starter.exception()
-        return words if error is None else f"{last_words(str(error)) or words} ({' '.join(str(error).split())[:COMMAND_WORDS]})"
+        return self._files.words_since(self._log_ends, " ".join(str(error or "").split()))
 
     async def _door(self) -> Door | None:
         try:

@@ -149,6 +149,11 @@ async def make_first(files: DataDirectory, members: tuple[Member, ...], doing: C
     settings = files.settings
     if files.path.exists() and any(files.path.iterdir()):
         raise RefusedByPeer(f"{files.path} is not empty: nothing is overwritten")
+    if settings.configuration.parent != files.path:
+        raise RefusedByPeer(
+            f"its configuration lies in {settings.configuration.parent}, which initdb does not make: make the group's first "
+            "member with pg_createcluster, or whatever made that"
+        )
     doing("making a new database")
     try:
         if not files.path.exists():

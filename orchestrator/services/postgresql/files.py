@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from orchestrator.services.postgresql import commands, conninfo, lsn
+from orchestrator.services.postgresql import commands, conninfo, lsn, ownfiles
 from orchestrator.services.postgresql.lastwords import last_line, last_words
 from orchestrator.services.postgresql.settings import DEBIAN_LOGS, ControlKind, PostgresqlSettings, debian_place, programs
 from orchestrator.services.postgresql.timelines import BadHistory, Timelines, history_file, read_history
 from orchestrator.services.postgresql.versions import Version, of_text
 from orchestrator.services.starting import CannotStart
 
-OWN_FILES: Final = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
-"""A member's own words: pg_rewind and pg_basebackup bring the source's, ours are put back."""
 LEFTOVERS: Final = ("promote", "recovery.signal", "fallback_promote")
 CONTROL_WITHIN: Final = 10.0
 SMALL_READ: Final = 64
@@ -36,6 +34,10 @@ def _sync_file_system(path: Path) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _end_of(path: Path, begin: int) -> str:
@@ -172,10 +174,10 @@ class DataDirectory:
     def write(self, name: str, text: str) -> None:
         """At once or not at all, as the server's user, readable for him only."""
         path = self.path / name
-        temporary = path.with_name(f"{name}.tanist")
+        temporary = path.with_name(f"{path.name}.tanist")
         owner = self.path.stat()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
             if os.geteuid() == 0:
                 os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
             stream.write(text)
@@ -198,12 +200,24 @@ class DataDirectory:
         for name in LEFTOVERS:
             (self.path / name).unlink(missing_ok=True)
 
-    def own_files(self) -> dict[str, str]:
-        return {name: (self.path / name).read_text() for name in OWN_FILES if (self.path / name).is_file()}
+    def own_files(self) -> dict[Path, str | Path]:
+        """Its own configuration, as text or as the link that it is: pg_rewind and pg_basebackup bring the source's."""
+        found = ownfiles.find(self.path, self.settings.configuration)
+        return {path.relative_to(self.path): path.readlink() if path.is_symlink() else _text(path) for path in found}
 
-    def put_back(self, own: Mapping[str, str]) -> None:
-        for name, text in own.items():
-            self.write(name, text)
+    def put_back(self, own: Mapping[Path, str | Path]) -> None:
+        owner = self.path.stat()
+        for name, content in own.items():
+            path = self.path / name
+            for missing in reversed([each for each in path.parents if not each.exists()]):
+                missing.mkdir(mode=0o700)
+                if os.geteuid() == 0:
+                    os.chown(missing, owner.st_uid, owner.st_gid)
+            if isinstance(content, str):
+                self.write(str(name), content)
+            elif not path.is_symlink() or path.readlink() != content:
+                path.unlink(missing_ok=True)
+                path.symlink_to(content)
 
     async def sync(self, path: Path | None = None) -> None:
         """Everything on its disk, in one call: PostgreSQL's programs would wait for each of a thousand files."""
@@ -221,11 +235,11 @@ class DataDirectory:
         """How long each file is now that the server may write its reasons to: only what comes after is the next start's."""
         return {path: path.stat().st_size if path.is_file() else 0 for path in self._logs()}
 
-    def words_since(self, ends: Mapping[Path, int]) -> str:
-        """Why it ended, by what it wrote since then. When it gave no reason: its last line, and where to look."""
+    def words_since(self, ends: Mapping[Path, int], otherwise: str = "") -> str:
+        """Why it ended, by what it wrote since then; when it gave no reason, the last it said, or where to look."""
         logs = self._logs()
         said = [_end_of(path, ends.get(path, 0)) for path in logs]
-        for words in (*map(last_words, said), *map(last_line, said)):
+        for words in (*map(last_words, said), otherwise, *map(last_line, said)):
             if words:
                 return words
         return f"it gave no reason in {' or '.join(str(path) for path in logs) or f'its log: journalctl -u {self.settings.unit}'}"

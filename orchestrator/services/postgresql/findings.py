@@ -70,7 +70,7 @@ NAMES: Final = (
 )
 ROLES: Final = "SELECT rolname, rolsuper, rolreplication, rolcanlogin, rolpassword IS NOT NULL FROM pg_authid"
 HBA: Final = "SELECT type, database, user_name, address, netmask, auth_method, line_number, error FROM pg_hba_file_rules"
-HBA_FILE: Final = "SELECT current_setting('hba_file')"
+PLACES: Final = "SELECT current_setting('hba_file'), current_setting('data_directory'), current_setting('config_file')"
 OVERRIDES: Final = """
 SELECT coalesce(r.rolname, ''), coalesce(d.datname, ''), setting
 FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) setting
@@ -112,6 +112,8 @@ class Facts:
     overrides: tuple[tuple[str, str, str], ...] = ()
     """Role, database and `name=value` of settings that hold for them alone."""
     hba_file: str = "pg_hba.conf"
+    data_directory: Path | None = None
+    config_file: Path | None = None
     roles: Mapping[str, tuple[bool, bool, bool, bool]] = field(default_factory=dict)
     """superuser, replication, login, has a password"""
     rules: tuple[Rule, ...] = ()
@@ -142,7 +144,7 @@ async def gather(line: Line) -> Facts:
     """Raises psycopg's errors."""
     rows = await line.ask(SETTINGS, (list(NAMES),))
     ((standby,),) = await line.ask("SELECT pg_is_in_recovery()")
-    ((hba_file,),) = await line.ask(HBA_FILE)
+    ((hba_file, data_directory, config_file),) = await line.ask(PLACES)
     pending = tuple(str(name) for name, *_, waits in rows if waits)
     places, mistakes = {}, []
     for name, file, number, error in await line.ask(FILES, (list(NAMES),)):
@@ -169,6 +171,8 @@ async def gather(line: Line) -> Facts:
         pending=pending,
         overrides=tuple((str(role), str(database), str(words)) for role, database, words in await line.ask(OVERRIDES)),
         hba_file=str(hba_file),
+        data_directory=Path(data_directory),
+        config_file=Path(config_file),
         roles={str(name): (bool(a), bool(b), bool(c), bool(d)) for name, a, b, c, d in found},
         rules=tuple(rules),
         slots=tuple(await slotting.read(line)),
@@ -191,7 +195,7 @@ def findings(facts: Facts, settings: PostgresqlSettings, members: tuple[Member, 
     others = tuple(member for member in members if member.name != settings.name)
     return [
         *_version(facts),
-        *_files(facts),
+        *_files(facts, settings),
         *_log(facts),
         *_numbers(facts, others),
         *_standby(facts, settings),
@@ -221,7 +225,13 @@ def _version(facts: Facts) -> Iterator[str]:
         yield f"{facts.version.words} is newer than what Tanist was made for (up to {NEWEST}): try it in a laboratory first"
 
 
-def _files(facts: Facts) -> Iterator[str]:
+def _files(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
+    for name, theirs, ours in (
+        ("data_directory", facts.data_directory, settings.data_directory),
+        ("config_file", facts.config_file, settings.configuration),
+    ):
+        if theirs is not None and theirs.resolve() != ours.resolve():
+            yield f"the server on this port has its {name} at {theirs}, and Tanist would use {ours}: set postgresql.{name}"
     for words in facts.mistakes:
         yield f"{words}: at its next start the server refuses the file; correct the line; {RELOAD}"
     for name in facts.pending:
@@ -342,6 +352,8 @@ def _roles(facts: Facts, settings: PostgresqlSettings) -> Iterator[str]:
 
 def _entrances(facts: Facts, settings: PostgresqlSettings, others: tuple[Member, ...]) -> Iterator[str]:
     listens = [each.strip() for each in facts.values.get("listen_addresses", "").split(",")]
+    if ipaddress.ip_address(settings.host).is_loopback and "localhost" in listens:
+        listens.append(settings.host)
     if not {"*", "0.0.0.0", "::", settings.host} & set(listens):
         why = f", which leaves out {settings.host}, where the others reach it"
         wanted_list = ",".join(filter(None, [*listens, settings.host]))

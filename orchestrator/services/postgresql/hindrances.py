@@ -109,9 +109,7 @@ async def _no_programs(settings: PostgresqlSettings) -> str:
         return f"there is no {server}: install it, or set postgresql.bin_directory"
     if not (settings.data_directory / "PG_VERSION").is_file():
         return ""
-    command: list[str | Path] = [server, "-D", settings.data_directory, "-C", "data_directory"]
-    if settings.config_file is not None:
-        command[3:3] = ["-c", f"config_file={settings.config_file}"]
+    command: list[str | Path] = [server, *settings.options, "-C", "data_directory"]
     try:
         await commands.run(command, within=READ_WITHIN, user=settings.run_as)  # reads its configuration, and starts nothing
     except CannotStart as error:

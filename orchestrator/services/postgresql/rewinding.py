@@ -190,9 +190,7 @@ class Fitter:
             await self._control.stop()
             return
         (files.path / "standby.signal").unlink(missing_ok=True)  # the single-user server refuses to be a standby
-        command: list[str | Path] = [programs(settings) / "postgres", "--single", "-F", "-D", files.path]
-        if settings.config_file is not None:
-            command += ["-c", f"config_file={settings.config_file}"]
+        command: list[str | Path] = [programs(settings) / "postgres", "--single", "-F", *settings.options]
         command += ["-c", "archive_mode=off", "-c", "shared_preload_libraries=", "-c", "synchronous_standby_names=", "template1"]
         try:
             await commands.run(command, within=RECOVER_WITHIN, user=settings.run_as)

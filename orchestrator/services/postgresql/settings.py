@@ -81,6 +81,20 @@ class PostgresqlSettings:
         return _first_line(self.replication_password_file)
 
     @property
+    def configuration(self) -> Path:
+        """Where the server reads its settings first."""
+        if self.config_file is not None:
+            return self.config_file
+        place = debian_place(self)
+        return (place or self.data_directory) / "postgresql.conf"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """For PostgreSQL's own programs: where the data are, and the configuration if it is not with them."""
+        elsewhere = self.configuration.parent != self.data_directory
+        return ("-D", str(self.data_directory), *(("-c", f"config_file={self.configuration}") if elsewhere else ()))
+
+    @property
     def follows_as(self) -> str:
         return self.replication_user or self.user
 
