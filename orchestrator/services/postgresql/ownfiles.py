@@ -8,7 +8,7 @@ from typing import Final
 from orchestrator.services.postgresql.conninfo import unquoted
 
 ALWAYS: Final = ("postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf")
-_INCLUDE: Final = re.compile(r"^\s*(include|include_if_exists|include_dir)\s*=?\s*('(?:[^']|'')*'|[^#\s]+)", re.IGNORECASE)
+_INCLUDE: Final = re.compile(r"^\s*(include_dir|include_if_exists|include)\b\s*=?\s*('(?:[^']|'')*'|[^#\s]+)", re.IGNORECASE)
 _NAMED: Final = re.compile(
     r"^\s*(hba_file|ident_file|ssl_(?:cert|key|ca|crl|dh_params)_file)\s*=?\s*('(?:[^']|'')*'|[^#\s]+)", re.I
 )
