@@ -162,7 +162,7 @@ class PostgresqlKind(Kind):
             raise LabError(f"{command[0]} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
     def group_section(self) -> dict[str, Any]:
-        section: dict[str, Any] = {"port": self.port}
+        section: dict[str, Any] = {"port": self.port, "bin_directory": str(self._programs)}
         if self._run_as is not None:
             section["run_as"] = self._run_as
         return {"postgresql": section, "replication": self.replication}
@@ -201,8 +201,8 @@ class PostgresqlKind(Kind):
 
 
 def _newest_programs() -> Path | None:
+    """Whoever puts a server on PATH means that one (Debian puts none there); else the newest of Debian's."""
+    if (chosen := shutil.which("postgres")) is not None:
+        return Path(chosen).parent
     found = [each.parent for each in DEBIAN_PROGRAMS.glob("*/bin/postgres") if each.parent.parent.name.isdigit()]
-    if found:
-        return max(found, key=lambda path: int(path.parent.name))
-    beside = shutil.which("postgres")
-    return Path(beside).parent if beside is not None else None
+    return max(found, key=lambda path: int(path.parent.name), default=None)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgresql_servers import HOST, PASSWORD, PROGRAMS, USER, end_tree, free_ports, until
+from postgresql_servers import HOST, PASSWORD, USER, end_tree, free_ports, until
 
 from orchestrator.domain.topology import Member
 from orchestrator.keeper.tree import Tree
 from orchestrator.services.postgresql import postmaster
 from orchestrator.services.postgresql.service import PostgresqlService
-from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings
+from orchestrator.services.postgresql.settings import DEBIAN_PROGRAMS, ControlKind, PostgresqlSettings
 
 VERSION = "15"
 NAMES = ("a", "b")
@@ -50,8 +50,8 @@ def why_not() -> str:
         return "needs root"
     if shutil.which("pg_createcluster") is None:
         return "no pg_createcluster: Debian's postgresql-common"
-    if not (PROGRAMS / "postgres").exists():
-        return f"no PostgreSQL in {PROGRAMS}"
+    if not (DEBIAN_PROGRAMS / VERSION / "bin" / "postgres").exists():
+        return f"no PostgreSQL {VERSION} of Debian's"
     return ""
 
 

@@ -34,7 +34,8 @@ USER = "postgres"
 PASSWORD = "it's a secret"
 REPLICATION_PASSWORD = r"back\slash"
 
-PROGRAMS = DEBIAN_PROGRAMS / "15" / "bin"
+PROGRAMS = Path(os.environ.get("TANIST_TEST_POSTGRESQL", DEBIAN_PROGRAMS / "15" / "bin"))
+"""Another version's servers: TANIST_TEST_POSTGRESQL=/usr/lib/postgresql/17/bin"""
 
 
 def why_not() -> str:
