@@ -1,9 +1,11 @@
-"""A service's processes: found, stopped, let go on, killed. Signals only; no cgroup is needed."""
+"""A service's processes: found, stopped, let go on, killed. By signals; by the service's own control group too, if it has one."""
 
 import os
 import signal
 from pathlib import Path
 from typing import Final
+
+from orchestrator.keeper import cgroup
 
 PROC: Final = Path("/proc")
 ROUNDS: Final = 20
@@ -56,6 +58,9 @@ class Tree:
 
     A service whose children may outlive the main process (PostgreSQL: a backend commits on after a postmaster's SIGKILL) is
     known by its directory too: orphans that were forked since the last look work there, under the same program's name.
+
+    Where it has a control group to itself (cgroup.py), that is frozen before the signals are sent, so that nothing forks past
+    them, and killed after them; and it must be empty, too, before the tree counts as empty.
     """
 
     def __init__(self, pid: int, process_started: int, directory: str = "", program: str = "") -> None:
@@ -65,6 +70,8 @@ class Tree:
         self._program = program
         self._known: dict[int, int] = {}
         """Every process ever seen in the tree, with its start: orphans stay ours after their parent's death."""
+        self._group: cgroup.Group | None = None
+        self._killed = False
 
     def _look(self) -> list[int]:
         """The living members, main process first. New ones are remembered."""
@@ -105,10 +112,19 @@ class Tree:
 
     def notice(self) -> None:
         """Remember who is there now, so that none is missed when the main process dies first."""
-        self._look()
+        if self._group is not None or started(self.pid) != self.process_started:
+            self._look()
+            return
+        group = cgroup.of_service(self.pid)
+        inside = group.processes() if group is not None else set()  # before the tree: what is forked later is in the tree only
+        strangers = inside - set(self._look())
+        if not any(started(pid) is not None for pid in strangers):
+            self._group = group  # for good: whatever else appears in it was forked by a member, or is of the same unit
 
     def stop(self) -> None:
         """Send SIGSTOP to every member, the main process first, until no new one appears."""
+        if self._group is not None:
+            self._group.freeze()
         self._find_orphans()
         sent: set[int] = set()
         for _ in range(ROUNDS):
@@ -120,25 +136,47 @@ class Tree:
                 sent.add(pid)
 
     def is_stopped(self) -> bool:
-        """Every thread of every member is seen stopped."""
-        return all(_all_threads_stopped(pid) for pid in self._look())
+        """Every thread of every member is seen stopped, or is in a frozen group, where no signal reaches it but SIGKILL.
+
+        Our own group has to be frozen as a whole: there may be members in it that were never seen.
+        """
+        group = self._group
+        if group is not None and group.is_populated and not group.is_frozen:
+            return False
+        return all(_all_threads_stopped(pid) or _is_frozen(pid) for pid in self._look())
 
     def go_on(self) -> None:
         """SIGCONT, children first: whoever waits for them finds them running."""
         for pid in reversed(self._look()):
-            _signal(pid, signal.SIGCONT)
+            _signal(pid, signal.SIGCONT)  # takes back a SIGSTOP that waits for the group's thaw
+        if (group := self._group or cgroup.of_service(self.pid)) is not None:  # maybe frozen by our predecessor
+            group.thaw()
 
     def kill(self) -> None:
         """Stop all, then SIGKILL all: none of them sees another one die."""
         self.stop()
         for pid in self._look():
             _signal(pid, signal.SIGKILL)
+        if self._group is not None:
+            self._group.kill()
+        self._killed = True
 
     def is_empty(self) -> bool:
         if self._look():
             return False
         self._find_orphans()
-        return not self._look()
+        return not self._look() and self._group_is_empty()
+
+    def _group_is_empty(self) -> bool:
+        group = self._group
+        if group is None:
+            return True
+        if not group.is_populated:
+            group.thaw()
+            return True
+        if self._killed:
+            group.kill()
+        return False
 
 
 def _all_threads_stopped(pid: int) -> bool:
@@ -151,6 +189,11 @@ def _all_threads_stopped(pid: int) -> bool:
         if found is not None and found[0] not in STOPPED:
             return False
     return True
+
+
+def _is_frozen(pid: int) -> bool:
+    group = cgroup.of_process(pid)
+    return group is not None and group.is_frozen
 
 
 def _signal(pid: int, number: int) -> None:
