@@ -600,7 +600,10 @@ def test_copies_are_bounded_in_number(pair: Servers):
     asyncio.run(scenario())
 
 
-def test_two_promotions_that_chose_one_number_are_told_apart(pair: Servers):
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["before its first checkpoint", "after it"])
+def test_two_promotions_that_chose_one_number_are_told_apart(pair: Servers, checkpoint: bool):
+    """Before the first checkpoint the control file still tells of the older timeline."""
+
     async def scenario() -> None:
         a, b = pair.service("a"), pair.service("b")
         replicated(pair, "a", "b")
@@ -608,8 +611,13 @@ def test_two_promotions_that_chose_one_number_are_told_apart(pair: Servers):
         await b.ensure(standby(2))
         both = [view_of(await each.look(WITHIN)).position for each in (a, b)]
         assert bytes_behind(*both) == 0
+        ((checkpointer,),) = pair.sql("a", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        if not checkpoint:
+            os.kill(checkpointer, signal.SIGSTOP)
         await a.ensure(primary(2))
         write(pair, "a", "only here")
+        if checkpoint:
+            pair.sql("a", "CHECKPOINT")
         pair.kill("a")
         await b.ensure(primary(3))
         write(pair, "b", "only there")

@@ -70,7 +70,9 @@ class Fitter:
         if common is None:
             return self._diverged(own, control.checkpoint, source, theirs)
         if common.upto == ENDLESS:
-            end = self._files.end_of_shutdown(control) if control.state == "shut down" else control.checkpoint
+            # a crash leaves the end unknown; a promotion before its first checkpoint stands in the recovery's end alone
+            known = max(control.checkpoint, control.recovery_end)
+            end = self._files.end_of_shutdown(control) if control.state == "shut down" else known
             if not await self._same_bytes(own, end, source, theirs, control.segment_bytes):
                 return self._unlike(own, source)
             if await self._goes_on(own.number, theirs.end):
