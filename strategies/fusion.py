@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from orchestrator.domain.policy import Policy
-from orchestrator.domain.spans import Instant, in_words
+from orchestrator.domain.spans import Instant, Span, in_words
 from orchestrator.domain.topology import NodeName
-from orchestrator.domain.verdicts import Diagnosis, Verdict
+from orchestrator.domain.verdicts import Diagnosis, Finding, Verdict
 from strategies.timing import rule_for
 
 
@@ -22,8 +22,9 @@ class Case:
     """Its keeper has given the right up."""
     dead_since: Instant | None = None
     """Local, or told by its own daemon: the service's process is gone."""
-    unresponsive_since: Instant | None = None
-    """Local, or told by its own daemon: the process is there and does not answer."""
+    finding: Finding | None = None
+    """Local, or told by its own daemon: what is wrong with a service whose process is there, or was before it ended."""
+    found_since: Instant | None = None
     restarts_left: int = 0
     """Starts in place that policy still wants before the role is given away."""
     evidence: tuple[str, ...] = ()
@@ -36,6 +37,10 @@ class Row:
     code: Diagnosis
     sentence: str
     since: Callable[[Case], Instant | None]
+
+
+def _found(code: Diagnosis) -> Callable[[Case], Instant | None]:
+    return lambda case: case.found_since if case.finding is not None and case.finding.code is code else None
 
 
 ROWS: Final = (
@@ -57,7 +62,37 @@ ROWS: Final = (
     Row(
         code=Diagnosis.UNRESPONSIVE,
         sentence="the service on {subject} has not answered for {for}",
-        since=lambda case: case.unresponsive_since,
+        since=_found(Diagnosis.UNRESPONSIVE),
+    ),
+    Row(
+        code=Diagnosis.STALLED_STORAGE,
+        sentence="the storage of {subject} has been stalled for {for}",
+        since=_found(Diagnosis.STALLED_STORAGE),
+    ),
+    Row(
+        code=Diagnosis.DISK_FULL,
+        sentence="the disk of {subject} has been full for {for}",
+        since=_found(Diagnosis.DISK_FULL),
+    ),
+    Row(
+        code=Diagnosis.WRITES_FAIL,
+        sentence="writes on {subject} have failed for {for}",
+        since=_found(Diagnosis.WRITES_FAIL),
+    ),
+    Row(
+        code=Diagnosis.NOT_ACCEPTING,
+        sentence="the service on {subject} has let nobody in for {for}",
+        since=_found(Diagnosis.NOT_ACCEPTING),
+    ),
+    Row(
+        code=Diagnosis.READ_ONLY,
+        sentence="the service on {subject} has been read-only for {for}",
+        since=_found(Diagnosis.READ_ONLY),
+    ),
+    Row(
+        code=Diagnosis.OVERLOADED,
+        sentence="the service on {subject} has been overloaded for {for}",
+        since=_found(Diagnosis.OVERLOADED),
     ),
 )
 
@@ -68,12 +103,13 @@ def judge(case: Case, policy: Policy, now: Instant) -> Verdict:
         since = row.since(case)
         if since is None:
             continue
+        rule = rule_for(row.code, policy)
         return Verdict(
             diagnosis=row.code,
             subject=case.subject,
-            sentence=row.sentence.format_map({"subject": case.subject, "for": in_words(now - since)}),
+            sentence=_sentence(row, case, now - since),
             since=since,
-            certain_at=since + rule_for(row.code, policy).after,
+            certain_at=since + rule.after if rule is not None else None,
             evidence=case.evidence,
         )
     return Verdict(
@@ -82,3 +118,16 @@ def judge(case: Case, policy: Policy, now: Instant) -> Verdict:
         sentence=f"{case.subject} is well",
         evidence=case.evidence,
     )
+
+
+def _sentence(row: Row, case: Case, lasts: Span) -> str:
+    """With what was seen; behind a release or a death, with what had kept the service from its work before."""
+    sentence = row.sentence.format_map({"subject": case.subject, "for": in_words(lasts)})
+    finding = case.finding
+    if finding is None:
+        return sentence
+    if finding.code is row.code:
+        seen = finding.words
+    else:
+        seen = str(finding) if finding.cannot_work and row.code is not Diagnosis.HOST_DOWN else ""
+    return f"{sentence}: {seen}" if seen else sentence

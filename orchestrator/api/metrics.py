@@ -46,8 +46,15 @@ class StateCollector(Collector):
             "tanist_promise_age_seconds", "Since when this node's own promise to the primary was given", labels=["group"]
         )
         lag = GaugeMetricFamily("tanist_lag_bytes", "Bytes that this member lacks of the primary's data", labels=["group"])
+        finding = GaugeMetricFamily(
+            "tanist_finding_seconds",
+            "For how long this has been wrong with the service here, by its code",
+            labels=["group", "code"],
+        )
         for name, runner in self._node.groups.items():
             state, keeper = runner.state, runner.state.keeper
+            if state.local.finding is not None:
+                finding.add_metric([name, state.local.finding.code], max(0.0, now() - state.local.found_since))
             for each in ("primary", "standby", "witness", "other"):
                 role.add_metric([name, each], 1.0 if _role(runner) == each else 0.0)
             epoch.add_metric([name], state.epoch)
@@ -67,7 +74,7 @@ class StateCollector(Collector):
             behind = runner.lag_bytes()
             if behind is not None:
                 lag.add_metric([name], behind)
-        yield from (role, epoch, left, frozen, paused, waiting, lost, succession, promise, lag)
+        yield from (role, epoch, left, frozen, paused, waiting, lost, succession, promise, lag, finding)
 
     # --- paths -------------------------------------------------------------------------------------------------------
 

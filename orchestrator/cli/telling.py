@@ -76,12 +76,14 @@ def _member_cells(member: dict[str, Any], group: dict[str, Any]) -> list[Rendera
     heard = member["heard_ago_seconds"]
     trips = [path["round_trip_seconds"] for path in member["paths"] if path["round_trip_seconds"] is not None]
     ready = "yes" if member["in_succession"] else ("-" if is_primary or member["witness"] else f"no: {member['why_not']}")
-    well = member["health"] == "well" and not member["silent"]
+    found = member.get("finding")
+    well = member["health"] == "well" and not member["silent"] and found is None
+    health = found["code"].replace("_", " ") if found is not None and member["health"] != "dead" else member["health"]
     return [
         Text(member["name"], style="bold" if is_primary else ""),
         role,
         member["phase"] or "-",
-        Text("silent" if member["silent"] else member["health"], style="green" if well else "red"),
+        Text("silent" if member["silent"] else health, style="green" if well else "red"),
         lag,
         "self" if member["self"] else ("never" if heard is None else f"{in_words(heard)} ago"),
         f"{min(trips) * 1000:.2f} ms" if trips else "-",
@@ -106,12 +108,21 @@ def _draw_remarks(group: dict[str, Any]) -> list[RenderableType]:
         proposal = group["proposal"]
         lines.append(Text(f"WAITS FOR A PERSON: {proposal['situation']}", style="bold yellow"))
         lines.append(Text(f"  tanist confirm {proposal['id']}    or    tanist reject {proposal['id']}"))
+    lines += [line for member in group["members"] for line in _draw_finding(member)]
     verdict = group["verdict"]
     if verdict is not None and verdict["diagnosis"] != "healthy":
         lines.append(Text(verdict["sentence"], style="red"))
     lines += [Text(f"not done: {each['act']}: {each['reason']}", style="yellow") for each in group["refusals"]]
     lines += [Text(f"failed: {each}", style="red") for each in group["failures"]]
     return lines
+
+
+def _draw_finding(member: dict[str, Any]) -> list[RenderableType]:
+    found = member.get("finding")
+    if found is None:
+        return []
+    words = f": {found['words']}" if found["words"] else ""
+    return [Text(f"{member['name']}: {found['code'].replace('_', ' ')} for {in_words(found['for_seconds'])}{words}", style="red")]
 
 
 @click.command()

@@ -119,6 +119,7 @@ def _member(state: State, name: str, moment: Instant) -> dict[str, Any]:
         "witness": member is None,
         "address": f"{member.address}:{member.port}" if member is not None else None,
         "health": statement.health if statement is not None else "unknown",
+        "finding": _finding(state, name, moment),
         "role": statement.role if statement is not None else None,
         "phase": statement.phase if statement is not None else None,
         "serving_epoch": statement.serving_epoch if statement is not None else 0,
@@ -130,6 +131,17 @@ def _member(state: State, name: str, moment: Instant) -> dict[str, Any]:
         "in_succession": state.record is not None and state.record.life_in_succession(name) is not None,
         **told,
     }
+
+
+def _finding(state: State, name: str, moment: Instant) -> dict[str, Any] | None:
+    """What is wrong with the member's service, and for how long it has been so, as far as we know."""
+    known = state.told.get(name)
+    finding, since = (state.local.finding, state.local.found_since) if name == state.me else (None, NEVER)
+    if known is not None and name != state.me and state.heard(name) is not None:
+        finding, since = known.finding, known.found_since
+    if finding is None:
+        return None
+    return {"code": finding.code, "words": finding.words, "for_seconds": round(moment - since, 3)}
 
 
 def _statement(state: State, name: str) -> tuple[Statement | None, dict[str, Any]]:

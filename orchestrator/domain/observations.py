@@ -7,6 +7,7 @@ from typing import TypeAlias
 from orchestrator.domain.positions import Position
 from orchestrator.domain.spans import Instant, Span
 from orchestrator.domain.topology import Life, NodeName, Pair
+from orchestrator.domain.verdicts import Finding
 
 
 class Role(StrEnum):
@@ -30,6 +31,8 @@ class ServiceView:
     """Whom it replicates from, as host and port; None on a primary and on a standby without one."""
     link_up: bool = False
     """The upstream's data is arriving (first copy finished)."""
+    link_heard_ago: Span | None = None
+    """How long ago the upstream's last word came, by this host's clock alone; None where the service does not tell."""
     empty: bool = False
     """It holds no data at all: it must never become anybody's source while others hold some."""
     durable: bool = False
@@ -43,6 +46,8 @@ class ServiceView:
 class Answered:
     view: ServiceView
     after: Span
+    finding: Finding | None = None
+    """It answers, and yet something is wrong: a commit to disk does not come back, a fresh connection is not let in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +56,14 @@ class Refused:
 
     reason: str
     gone: bool = False
+    finding: Finding | None = None
+    """Set where it refuses its clients as it refuses us, so that it cannot do its work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
     within: Span
     reason: str = ""
-    """What did not come back, where it was not the look itself: a commit to disk, a fresh connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,8 @@ class Abstained:
     """Our own side was at fault (no route, no socket, we were stalled): not a vote."""
 
     reason: str
+    finding: Finding | None = None
+    """What is worth telling all the same: that the service is overloaded."""
 
 
 Outcome: TypeAlias = Answered | Refused | Silent | Abstained
@@ -87,6 +95,8 @@ class Statement:
     """What a member's daemon says of itself in every beat."""
 
     health: Health = Health.UNKNOWN
+    finding: Finding | None = None
+    """What is wrong with its service, lasting or not; of a service that is gone, what was wrong with it before."""
     role: Role | None = None
     position: Position | None = None
     serving_epoch: int = 0

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.domain.spans import Instant
 from orchestrator.domain.topology import NodeName
@@ -15,6 +16,45 @@ class Diagnosis(StrEnum):
     PROCESS_DOWN = "process_down"
     UNRESPONSIVE = "unresponsive"
     HOST_DOWN = "host_down"
+    STALLED_STORAGE = "stalled_storage"
+    DISK_FULL = "disk_full"
+    WRITES_FAIL = "writes_fail"
+    NOT_ACCEPTING = "not_accepting"
+    """It answers on old connections, and lets no new one in."""
+    READ_ONLY = "read_only"
+    OVERLOADED = "overloaded"
+
+
+CANNOT_WORK: Final = frozenset(
+    {
+        Diagnosis.UNRESPONSIVE,
+        Diagnosis.STALLED_STORAGE,
+        Diagnosis.DISK_FULL,
+        Diagnosis.WRITES_FAIL,
+        Diagnosis.NOT_ACCEPTING,
+    }
+)
+"""The process is there, and the service cannot do what it is there for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look found wrong with a service whose process is there: the code, and what was seen in a few stable words."""
+
+    code: Diagnosis
+    words: str = ""
+
+    @property
+    def cannot_work(self) -> bool:
+        return self.code in CANNOT_WORK
+
+    def continues(self, before: "Finding | None") -> bool:
+        """The same condition as before: what keeps a service from its work may go on under another name."""
+        return before is not None and (before.code is self.code or (before.cannot_work and self.cannot_work))
+
+    def __str__(self) -> str:
+        code = self.code.replace("_", " ")
+        return f"{code}: {self.words}" if self.words else code
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +66,13 @@ class Verdict:
     sentence: str
     since: Instant | None = None
     certain_at: Instant | None = None
-    """When the condition has lasted as long as the policy asks; the verdict is certain from then on."""
+    """When the condition has lasted as long as the policy asks; the verdict is certain from then on. None: it is no failure."""
     evidence: tuple[str, ...] = ()
+
+    @property
+    def is_failure(self) -> bool:
+        """A condition that policy acts upon once it has lasted; the others are shown."""
+        return self.certain_at is not None
 
     def is_certain(self, now: Instant) -> bool:
         return self.certain_at is not None and now >= self.certain_at

@@ -10,6 +10,7 @@ from orchestrator.domain.observations import Abstained, Answered, Health, Keeper
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.domain.topology import NodeName
+from orchestrator.domain.verdicts import Diagnosis, Finding
 from orchestrator.engine.state import Covered, Local, Mediation, PendingWrite, State, Told, frozen_mapping
 
 FAILURES_KEPT = 32
@@ -56,19 +57,32 @@ def _absorb_look(state: State, event: events.Looked) -> State:
     if event.began_at < local.changed_at:
         return state
     match event.outcome:
-        case Answered(view=view):
+        case Answered(view=view, finding=finding):
             local = replace(local, view=view, viewed_at=event.began_at, silent_since=None, gone_since=None, refused="")
+            local = _found(local, finding, event.began_at)
             state = _with_floor(state, event.began_at, view)
-        case Silent():
+        case Silent(reason=reason):
             since = event.began_at if local.silent_since is None else local.silent_since
-            local = replace(local, silent_since=since)
+            local = _found(replace(local, silent_since=since), Finding(Diagnosis.UNRESPONSIVE, reason), event.began_at)
         case Refused(reason=reason, gone=True):
             local = _gone(replace(local, refused=reason), state.now)
-        case Refused(reason=reason):
+        case Refused(reason=reason, finding=finding):
             local = replace(local, view=None, silent_since=None, gone_since=None, refused=reason)
-        case Abstained():
-            local = replace(local, silent_since=None)
+            local = _found(local, finding, event.began_at)
+        case Abstained(finding=finding):
+            local = _found(replace(local, silent_since=None), finding, event.began_at)
     return replace(state, local=local)
+
+
+def _found(local: Local, finding: Finding | None, began_at: Instant) -> Local:
+    since = found_since(local.finding, local.found_since, finding, began_at)
+    return replace(local, finding=finding, found_since=since)
+
+
+def found_since(before: Finding | None, since: Instant, finding: Finding | None, now: Instant) -> Instant:
+    if finding is None:
+        return NEVER
+    return since if finding.continues(before) else now
 
 
 def _with_floor(state: State, began_at: Instant, view: ServiceView) -> State:
@@ -79,6 +93,9 @@ def _with_floor(state: State, began_at: Instant, view: ServiceView) -> State:
 
 
 def _gone(local: Local, now: float) -> Local:
+    """What it could not do before is remembered: that may be what it died of, or why it was killed."""
+    if local.finding is not None and not local.finding.cannot_work:
+        local = _found(local, None, now)
     since = now if local.gone_since is None else local.gone_since
     return replace(local, view=None, silent_since=None, gone_since=since)
 
@@ -106,9 +123,12 @@ def _told(state: State, view: KeeperView) -> Mapping[NodeName, Told]:
         if peer.statement is None:
             continue
         health = Health.DEAD if peer.exited else peer.statement.health
-        known = told.get(peer.name)
-        if known is None or known.health is not health:
-            told[peer.name] = Told(health=health, since=state.now)
+        known = told.get(peer.name, Told(health=health, since=state.now))
+        if known.health is not health:
+            known = replace(known, health=health, since=state.now)
+        finding = peer.statement.finding
+        since = found_since(known.finding, known.found_since, finding, state.now)
+        told[peer.name] = replace(known, finding=finding, found_since=since)
     return frozen_mapping(told)
 
 
@@ -217,6 +237,7 @@ def _after_role_change(local: Local, effect: EnsureService, read_back: ServiceVi
     """The service was read back in its new role: looks begun before that are out of date."""
     if read_back is not None:
         gone_since = None if read_back.pid else local.gone_since
+        local = _found(local, None, now) if read_back.pid else local
         return replace(local, view=read_back, viewed_at=now, changed_at=now, silent_since=None, gone_since=gone_since, refused="")
     role = Role.STANDBY if effect.role is WantedRole.STANDBY else Role.PRIMARY
     view = replace(local.view, role=role) if local.view else None

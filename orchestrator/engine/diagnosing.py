@@ -4,7 +4,7 @@ from orchestrator.domain.observations import Health, Release, Role
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Instant, in_words
 from orchestrator.domain.topology import NodeName
-from orchestrator.domain.verdicts import Diagnosis, Verdict
+from orchestrator.domain.verdicts import Diagnosis, Finding, Verdict
 from orchestrator.engine.state import State, Told
 from strategies.fusion import Case, judge
 
@@ -23,7 +23,8 @@ def _own_case(state: State) -> Case:
     return Case(
         subject=state.me,
         dead_since=local.gone_since,
-        unresponsive_since=local.silent_since,
+        finding=local.finding,
+        found_since=local.found_since,
         restarts_left=max(0, state.policy.timing.restarts_first - local.restarts),
         evidence=tuple(_local_evidence(state)),
     )
@@ -34,10 +35,14 @@ def _local_evidence(state: State) -> list[str]:
     lines = []
     if local.gone_since is not None:
         lines.append(f"local: the process has been gone for {in_words(state.now - local.gone_since)}")
-    if local.silent_since is not None:
+        if local.finding is not None:
+            lines.append(f"local: found before that: {local.finding}")
+    elif local.silent_since is not None:
         lines.append(f"local: no answer for {in_words(state.now - local.silent_since)}, the process is there")
-    if local.view is not None and not lines:
+    elif local.view is not None:
         lines.append(f"local: answers, {local.view.role}, at {local.view.position.offset}")
+    if local.gone_since is None and local.silent_since is None and local.finding is not None:
+        lines.append(f"local: {local.finding}, for {in_words(state.now - local.found_since)}")
     if local.refused:
         lines.append(f"local: refuses: {local.refused}")
     return lines
@@ -48,6 +53,7 @@ def _peer_case(state: State, record: Record) -> Case:
     peer = state.peer(name)
     silent_since = silence_of(state, name)
     told = state.told.get(name) if silent_since is None else None
+    finding, found_at = _told_finding(told)
     statement = peer.statement if peer else None
     restarts = statement.restarts if statement else 0
     return Case(
@@ -55,10 +61,22 @@ def _peer_case(state: State, record: Record) -> Case:
         silent_since=silent_since,
         released_since=_given_up_since(state, record, told),
         dead_since=told.since if told and told.health is Health.DEAD else None,
-        unresponsive_since=told.since if told and told.health in (Health.UNRESPONSIVE, Health.STARTING) else None,
+        finding=finding,
+        found_since=found_at,
         restarts_left=max(0, state.policy.timing.restarts_first - restarts),
         evidence=tuple(_peer_evidence(state, record, name, silent_since)),
     )
+
+
+def _told_finding(told: Told | None) -> tuple[Finding | None, Instant | None]:
+    """Since we were first told: the time that policy asks for runs here beside the one that runs there, not after it."""
+    if told is None:
+        return None, None
+    if told.finding is not None:
+        return told.finding, told.found_since
+    if told.health is Health.UNRESPONSIVE or told.health is Health.STARTING:
+        return Finding(Diagnosis.UNRESPONSIVE), told.since
+    return None, None
 
 
 def _given_up_since(state: State, record: Record, told: Told | None) -> Instant | None:
@@ -79,7 +97,8 @@ def _peer_evidence(state: State, record: Record, name: NodeName, silent_since: I
     lines = []
     if silent_since is None:
         told = state.told.get(name)
-        lines.append(f"interconnected: {name} is heard" + (f", and says {told.health}" if told else ""))
+        found = f"; it finds {told.finding}" if told is not None and told.finding is not None else ""
+        lines.append(f"interconnected: {name} is heard" + (f", and says {told.health}{found}" if told else ""))
     else:
         lines.append(f"interconnected: no beat of {name} on any path for {in_words(state.now - silent_since)}")
     seen = state.mediated.first_seen_at
@@ -89,7 +108,8 @@ def _peer_evidence(state: State, record: Record, name: NodeName, silent_since: I
         lines.append(f"mediated: version {record.version} of the record has stood for {in_words(state.now - seen)}")
     view = state.local.view
     if view is not None and view.role is Role.STANDBY:
-        lines.append(f"local: data from the primary is {'arriving' if view.link_up else 'not arriving'}")
+        heard = f", its last word {in_words(view.link_heard_ago)} ago" if view.link_heard_ago is not None else ""
+        lines.append(f"local: data from the primary is {'arriving' if view.link_up else 'not arriving'}{heard}")
     return lines
 
 
@@ -114,6 +134,8 @@ def effective_diagnosis(state: State, verdict: Verdict) -> Diagnosis:
     if verdict.diagnosis is not Diagnosis.RELEASED:
         return verdict.diagnosis
     told = state.told.get(verdict.subject)
+    if told is not None and told.finding is not None and told.finding.cannot_work:
+        return told.finding.code
     if told is not None and told.health is Health.DEAD:
         return Diagnosis.PROCESS_DOWN
     if told is not None and told.health is Health.UNRESPONSIVE:

@@ -71,6 +71,8 @@ def why_not_electable(state: State) -> str:
         return state.local.refused or "its service does not run"
     if state.local.silent_since is not None:
         return "its service does not answer"
+    if state.local.finding is not None and state.local.finding.cannot_work:
+        return str(state.local.finding)
     if view.role is not Role.STANDBY:
         return "its service is not a standby"
     return ""

@@ -6,7 +6,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span
-from orchestrator.domain.verdicts import Diagnosis
+from orchestrator.domain.verdicts import CANNOT_WORK
 from orchestrator.engine import gates, people
 from orchestrator.engine.informing import following, is_awaited_target, serving_member
 from orchestrator.engine.state import Phase
@@ -114,7 +114,7 @@ def _be_ready(turn: Turn, record: Record) -> None:
     for _, closed in red:
         turn.wake(closed.until)
     verdict = turn.state.verdict
-    if verdict is None or verdict.diagnosis is Diagnosis.HEALTHY:
+    if verdict is None or not verdict.is_failure:
         turn.allow("takeover")
         people.withdraw(turn, record)
         return
@@ -144,10 +144,12 @@ def _settle(turn: Turn, record: Record) -> None:
     """Once the primary looks gone, look where our data ends: the others wait for that word."""
     state = turn.state
     verdict = state.verdict
-    if verdict is None or verdict.diagnosis is Diagnosis.HEALTHY:
+    if verdict is None or not verdict.is_failure:
         if state.settled[0] >= 0:
             turn.change(settled=(-1, state.now))
         return
+    if verdict.diagnosis in CANNOT_WORK and not verdict.is_certain(state.now):
+        return  # until policy gives it up it may write on
     if state.settled[0] != record.version:
         turn.change(settled=(record.version, state.now))
         turn.emit(LookNow())

@@ -60,6 +60,8 @@ def primary_failed(state: State, record: Record) -> Red | None:
     verdict = state.verdict
     if verdict is None or verdict.diagnosis is Diagnosis.HEALTHY:
         return Red(reason=f"the primary {record.primary.name} is well")
+    if not verdict.is_failure:
+        return Red(reason=f"{verdict.sentence}; that moves no role")
     if not verdict.is_certain(state.now):
         rest = in_words((verdict.certain_at or state.now) - state.now)
         return Red(reason=f"{verdict.sentence}; it counts as failed in {rest}", until=verdict.certain_at)

@@ -109,7 +109,7 @@ def _is_urgent(before: Statement | None, after: Statement) -> bool:
         return True
     return after.handover is not None or any(
         getattr(before, name) != getattr(after, name)
-        for name in ("health", "role", "serving_epoch", "electable", "settled", "handover", "held_position")
+        for name in ("health", "finding", "role", "serving_epoch", "electable", "settled", "handover", "held_position")
     )
 
 
@@ -121,6 +121,7 @@ def compose(state: State) -> Statement:
     handover = state.handover
     return Statement(
         health=_health(state),
+        finding=local.finding if state.is_member else None,
         role=view.role if view else None,
         position=view.position if view else None,
         serving_epoch=record.epoch if record is not None and state.phase is Phase.SERVING else 0,
@@ -143,10 +144,12 @@ def _health(state: State) -> Health:
         return Health.WELL
     if local.gone_since is not None:
         return Health.DEAD
-    if local.silent_since is not None:
+    if local.finding is not None and local.finding.cannot_work:
         verdict = state.verdict
-        certain = verdict is not None and verdict.subject == state.me and verdict.is_certain(state.now)
-        return Health.UNRESPONSIVE if certain else Health.WELL
+        if verdict is not None and verdict.subject == state.me and verdict.is_certain(state.now):
+            return Health.UNRESPONSIVE
+    if local.silent_since is not None:
+        return Health.WELL  # not for long enough yet, or a standby: `why_not` says it
     if "serve" in state.refusals and state.refusals["serve"].gate == YIELD_GATE:
         return Health.YIELDING
     if local.view is None:

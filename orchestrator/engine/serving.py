@@ -8,7 +8,7 @@ from orchestrator.domain.observations import Hold, KeeperView, Role
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.domain.topology import Pair
-from orchestrator.domain.verdicts import Diagnosis, Permission
+from orchestrator.domain.verdicts import Permission
 from orchestrator.engine import electing, gates, people, replicas, succession, writes
 from orchestrator.engine.handing_over import begin_handover
 from orchestrator.engine.state import Phase, State
@@ -62,7 +62,7 @@ def _own_failure(turn: Turn, record: Record) -> bool:
     dead = state.local.gone_since is not None
     if dead and state.local.restarts < state.policy.timing.restarts_first:
         return _restart_in_place(turn)
-    if verdict is None or verdict.diagnosis is Diagnosis.HEALTHY:
+    if verdict is None or not verdict.is_failure:
         turn.allow("let go")
         return False
     if not verdict.is_certain(turn.now):

@@ -13,7 +13,7 @@ from orchestrator.domain.positions import Position
 from orchestrator.domain.record import Control, Record
 from orchestrator.domain.spans import NEVER, Instant, WallTime
 from orchestrator.domain.topology import Group, NodeName
-from orchestrator.domain.verdicts import Refusal, Verdict
+from orchestrator.domain.verdicts import Finding, Refusal, Verdict
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,6 +76,10 @@ class Local:
     gone_since: Instant | None = None
     """Nobody listens there, or the keeper saw the process end."""
     refused: str = ""
+    finding: Finding | None = None
+    """What the newest look that says anything found wrong; of a service that is gone, what made it unable to work before."""
+    found_since: Instant = NEVER
+    """Beginning of the first of an unbroken row of looks with such a finding."""
     changed_at: Instant = NEVER
     """When its role was changed last: looks begun earlier are out of date."""
     restarts: int = 0
@@ -98,6 +102,8 @@ class Told:
 
     health: Health
     since: Instant
+    finding: Finding | None = None
+    found_since: Instant = NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,8 @@ class State:
     """When this run first saw the present epoch; for the cool-down."""
     refusals: Mapping[str, Refusal] = field(default_factory=frozen_mapping)
     verdict: Verdict | None = None
+    alarmed: Finding | None = None
+    """What the history was told to be wrong with the service here, and not yet that it is over."""
     wake_at: Instant = NEVER
 
     def with_remembered_record(self) -> "State":

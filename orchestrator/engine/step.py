@@ -9,6 +9,7 @@ from orchestrator.domain.events import Event
 from orchestrator.domain.spans import Instant
 from orchestrator.engine import writes
 from orchestrator.engine.absorb import absorb
+from orchestrator.engine.alarming import alarm
 from orchestrator.engine.claiming import claiming, promoting
 from orchestrator.engine.diagnosing import verdict_on_primary
 from orchestrator.engine.following import joining, standby
@@ -39,6 +40,7 @@ def step(state: State, event: Event) -> Step:
     if turn.state.verdict is not None:
         turn.wake(turn.state.verdict.certain_at)
     writes.report_applied(turn)
+    alarm(turn)
     _move(turn)
     inform(turn)
     watch_record(turn)

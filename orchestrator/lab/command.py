@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -117,7 +117,10 @@ def run(
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
-    with _made(settings) as group:
+    kind = FAULTS[fault]
+    if kind.only_for not in (None, settings.service):
+        raise click.UsageError(f"--fault {fault} is for --service {kind.only_for} only")
+    with _made(replace(settings, disks=kind.needs_disk)) as group:
         try:
             group.start()
             console.print(
@@ -237,7 +240,7 @@ def _restart_dead(group: LabGroup, console: Console) -> None:
 def faults() -> None:
     """List the faults."""
     for name, kind in FAULTS.items():
-        click.echo(f"{name:10} {kind.says}")
+        click.echo(f"{name:18} {kind.says}")
 
 
 def find_redis(wanted: str | None) -> str:

@@ -12,6 +12,7 @@ from orchestrator.api.client import NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import ADMIN_SOURCE, why_impossible
 from orchestrator.keeper.tree import Tree, started
+from orchestrator.lab.disks import Disk
 from orchestrator.lab.group import GROUP, Host, LabGroup
 from orchestrator.lab.kinds import LabError
 
@@ -29,6 +30,10 @@ class Fault(ABC):
     """Acknowledged writes may be lost, because replication is asynchronous and the primary's data is out of reach."""
     lasts: Span = 0.0
     """How long it is left as it is before it is mended."""
+    only_for: str | None = None
+    """The one kind of service that it can be tried on."""
+    needs_disk = False
+    """Every member must have a file system of its own."""
 
     def __init__(self, group: LabGroup, primary: Host) -> None:
         self.group = group
@@ -43,6 +48,13 @@ class Fault(ABC):
         """Why it cannot be injected here; empty when it can."""
         return ""
 
+    def why_not_this_group(self) -> str:
+        if self.only_for not in (None, self.group.kind.name):
+            return f"it is for {self.only_for} only"
+        if self.needs_disk and self.primary.disk is None:
+            return "the group was made without a disk for each member"
+        return ""
+
     # --- what they share ---------------------------------------------------------------------------------------------
 
     def _service(self) -> int:
@@ -53,6 +65,11 @@ class Fault(ABC):
 
     def _daemon(self) -> int:
         return _needed(self.primary.daemon.pid if self.primary.daemon else None, f"{self.primary.name} has no daemon")
+
+    def _disk(self) -> Disk:
+        if self.primary.disk is None:
+            raise LabError(f"{self.primary.name} has no disk of its own")
+        return self.primary.disk
 
     def _restart_daemon(self) -> None:
         assert self.primary.daemon is not None
@@ -257,6 +274,51 @@ class BothFrozen(Fault):
                 os.kill(pid, signal.SIGCONT)
 
 
+class DiskStalled(Fault):
+    says = "the disk of the primary's data stalls: whoever writes waits in the kernel (a frozen ext4 file system)"
+    only_for = "postgresql"
+    needs_disk = True
+
+    def __init__(self, group: LabGroup, primary: Host) -> None:
+        super().__init__(group, primary)
+        self.lasts = 2.0 + 3 * group.settings.lease
+
+    def inject(self) -> None:
+        self._disk().freeze()
+
+    def mend(self) -> None:
+        self._disk().thaw()
+
+
+class DiskFull(Fault):
+    says = "the disk of the primary's data is full to the last block"
+    only_for = "postgresql"
+    needs_disk = True
+
+    def inject(self) -> None:
+        self._disk().fill()
+
+    def mend(self) -> None:
+        self._disk().make_room()
+
+
+class MainProcessStopped(Fault):
+    says = "the primary's postmaster is stopped (SIGSTOP) while its backends serve on"
+    only_for = "postgresql"
+
+    def __init__(self, group: LabGroup, primary: Host) -> None:
+        super().__init__(group, primary)
+        self._stopped = 0
+
+    def inject(self) -> None:
+        self._stopped = self._service()
+        os.kill(self._stopped, signal.SIGSTOP)
+
+    def mend(self) -> None:
+        if self._stopped and self.primary.service_pid() == self._stopped:
+            os.kill(self._stopped, signal.SIGCONT)
+
+
 FAULTS: Final[dict[str, type[Fault]]] = {
     "F1": ServiceKilled,
     "F2": HostKilled,
@@ -269,4 +331,7 @@ FAULTS: Final[dict[str, type[Fault]]] = {
     "F9": KeeperKilled,
     "F9-frozen": KeeperFrozen,
     "F10": BothFrozen,
+    "stalled-disk": DiskStalled,
+    "full-disk": DiskFull,
+    "stopped-postmaster": MainProcessStopped,
 }

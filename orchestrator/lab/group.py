@@ -20,6 +20,7 @@ from typing import Any, Final
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
+from orchestrator.lab.disks import Disk
 from orchestrator.lab.kinds import Kind, LabError
 from orchestrator.lab.postgresql import PostgresqlKind
 from orchestrator.lab.redis import RedisKind
@@ -29,6 +30,8 @@ GROUP: Final = "orders"
 CLUSTER: Final = "lab"
 WITNESS: Final = "app1"
 BEAT_PORT: Final = 7400
+
+DISK: Final = "disk"
 
 TEMPLATE: Final = "{{ primary.address }} {{ primary.port }} {{ epoch }}\n"
 
@@ -54,6 +57,8 @@ class Host:
     api: ApiClient
     service_pid_file: Path
     witness: bool = False
+    disk: Disk | None = None
+    """Its data's own file system, where one was asked for."""
     daemon: Process | None = None
 
     @property
@@ -84,6 +89,8 @@ class LabSettings:
     replication: str = "asynchronous"
     writers: int = 1
     """Clients that write side by side."""
+    disks: bool = False
+    """PostgreSQL: every member's data on a file system of its own, which can be stalled and filled."""
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
@@ -93,7 +100,7 @@ class LabSettings:
 
 KINDS: Final[dict[str, Callable[[LabSettings], Kind]]] = {
     "redis": lambda settings: RedisKind(settings.redis_server),
-    "postgresql": lambda settings: PostgresqlKind(settings.replication),
+    "postgresql": lambda settings: PostgresqlKind(settings.replication, below=DISK if settings.disks else ""),
 }
 
 
@@ -152,6 +159,9 @@ class LabGroup:
         for host in self.hosts.values():
             self.join_mediator(host)
             if not host.witness:
+                if self.settings.disks:
+                    host.disk = Disk(host.directory / "disk.img", host.directory / DISK)
+                    host.disk.make()
                 self.kind.prepare_host(host.directory, host.address)
         self.config.write_text(json.dumps(self._configuration(), indent=1))
         for host in self.hosts.values():
@@ -308,6 +318,9 @@ class LabGroup:
     def end(self) -> None:
         """Every process by its number, every rule by its name, every file by its directory."""
         self.note_processes()
+        for host in self.members:
+            if host.disk is not None:
+                host.disk.thaw()
         for host in self.hosts.values():
             if host.daemon is not None:
                 _kill(host.daemon.pid)
@@ -322,6 +335,9 @@ class LabGroup:
             if _is_ours(pid, self.directory, self.net):
                 self.kind.end(pid)
         _reap()
+        for host in self.members:
+            if host.disk is not None:
+                host.disk.end()
         if not why_impossible():
             for host in self.members:
                 subprocess.run(

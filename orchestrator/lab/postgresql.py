@@ -98,8 +98,10 @@ class PostgresqlKind(Kind):
     port = 5432
     connection = PostgresConnection
 
-    def __init__(self, replication: str = "asynchronous") -> None:
+    def __init__(self, replication: str = "asynchronous", below: str = "") -> None:
+        """`below` is where in a host's directory its data lies: on a file system of its own, perhaps."""
         self.replication = replication
+        self._below = below
         self._programs = _newest_programs()
         self._run_as = RUN_AS if os.geteuid() == 0 else None
         self._model: Path | None = None
@@ -132,8 +134,10 @@ class PostgresqlKind(Kind):
     def prepare_host(self, directory: Path, address: str) -> None:
         assert self._model is not None
         directory.chmod(0o711)
-        data, sockets = directory / "data", directory / "sockets"
+        data, sockets = self._data(directory), directory / "sockets"
         self._own(directory, sockets)
+        if self._run_as is not None and self._below:
+            shutil.chown(data.parent, self._run_as, self._run_as)
         shutil.copytree(self._model, data, symlinks=True)
         with open(data / "postgresql.conf", "a", encoding="utf-8") as stream:
             stream.write(SETTINGS.format(address=address, port=self.port, sockets=sockets))
@@ -141,6 +145,9 @@ class PostgresqlKind(Kind):
             account = pwd.getpwnam(self._run_as)
             for path in (data, *data.rglob("*")):
                 os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+    def _data(self, directory: Path) -> Path:
+        return directory / self._below / "data"
 
     def _own(self, directory: Path, made: Path) -> None:
         made.mkdir(mode=0o700)
@@ -168,10 +175,10 @@ class PostgresqlKind(Kind):
         return {"postgresql": section, "replication": self.replication}
 
     def member_section(self, directory: Path) -> dict[str, Any]:
-        return {"postgresql": {"data_directory": str(directory / "data"), "socket_directory": str(directory / "sockets")}}
+        return {"postgresql": {"data_directory": str(self._data(directory)), "socket_directory": str(directory / "sockets")}}
 
     def pid_file(self, directory: Path) -> Path:
-        return directory / "data" / "postmaster.pid"
+        return self._data(directory) / "postmaster.pid"
 
     def end(self, pid: int) -> None:
         """An immediate shutdown takes the children and the shared memory along; SIGKILL would leave both."""

@@ -63,6 +63,9 @@ class Outcome:
     epoch_after: int
     primary_before: str
     primary_after: str
+    detected_ms: float | None
+    """From the fault until the primary's own daemon told what is wrong with its service, policy's time included."""
+    diagnosis: str
     whole_after_ms: float
     """From the fault until every member was back in its place."""
     versions: dict[str, str]
@@ -164,7 +167,7 @@ class Bench:
     def try_fault(self, name: str, mediator_lost_for: Span = 60.0) -> Outcome:
         primary = self.group.wait_whole(WHOLE_WITHIN)
         fault = self._make(name, primary, mediator_lost_for)
-        if reason := fault.why_not():
+        if reason := fault.why_not_this_group() or fault.why_not():
             raise LabError(f"{name} cannot be tried here: {reason}")
         before = self.group.epoch()
         self._start_clients()
@@ -201,6 +204,7 @@ class Bench:
         story.catch_up()
         lasted, gap = outage(client.acked, calm_from, struck_at, ended_at, WRITE_EVERY)
         epoch_after = self.group.epoch()
+        alarm = next((line for line in story.lines if (line.who, line.kind) == (primary, "alarm")), None)
         return Outcome(
             service=self.group.kind.name,
             fault=name,
@@ -218,6 +222,8 @@ class Bench:
             epoch_after=epoch_after,
             primary_before=primary,
             primary_after=primary_after,
+            detected_ms=round(alarm.at * 1000, 1) if alarm is not None else None,
+            diagnosis=alarm.text if alarm is not None else "",
             whole_after_ms=round((whole_at - struck_at) * 1000, 1),
             versions=self._versions(primary_after),
             why=[f"{line.at * 1000:+.0f} ms {line.who}: {line.text}" for line in story.lines],

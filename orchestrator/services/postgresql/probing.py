@@ -7,35 +7,33 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from orchestrator.domain.spans import Span, in_words
+from orchestrator.domain.spans import Span
+from orchestrator.domain.verdicts import Finding
 
 GRACE: Span = 0.02
 """How long the look that sends an errand waits for it; only one that is still out at the next look is waited for in earnest."""
 
 
 class Errand:
-    def __init__(self, words: str, every: Span, act: Callable[[], Awaitable[str]]) -> None:
-        self.words = words
-        self.every = every
+    def __init__(self, not_back: Finding, act: Callable[[], Awaitable[Finding | None]]) -> None:
+        self._not_back = not_back
         self._act = act
-        """Comes back with what was found wrong; empty when nothing was."""
-        self._task: asyncio.Task[str] | None = None
+        """Comes back with what was found wrong."""
+        self._task: asyncio.Task[Finding | None] | None = None
         self._sent_at: float | None = None
-        self.found = ""
+        self.found: Finding | None = None
 
     @property
-    def late(self) -> str:
-        """Words for an errand that is still out."""
-        if self._task is None or self._task.done() or self._sent_at is None:
-            return ""
-        return f"{self.words} has not come back for {in_words(time.monotonic() - self._sent_at)}"
+    def late(self) -> Finding | None:
+        """What it means that it is still out."""
+        return None if self._task is None or self._task.done() else self._not_back
 
-    async def tend(self) -> str:
+    async def tend(self, every: Span) -> Finding | None:
         """Send it when it is due; wait for it when it is out. The caller bounds the wait, which does not end the errand."""
         if self._sent_at is None:
             self._sent_at = time.monotonic()  # whoever looks only once, to check, sends none
         if self._task is None:
-            if time.monotonic() < self._sent_at + self.every:
+            if time.monotonic() < self._sent_at + every:
                 return self.found
             self._sent_at = time.monotonic()
             self._task = asyncio.ensure_future(self._act())
@@ -51,7 +49,7 @@ class Errand:
     async def stop(self) -> None:
         """Give it up: it is another server now, or none."""
         task, self._task = self._task, None
-        self.found, self._sent_at = "", None
+        self.found, self._sent_at = None, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

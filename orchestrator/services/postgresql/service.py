@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 import psycopg
@@ -13,6 +15,7 @@ from orchestrator.domain.effects import EnsureReplicas, EnsureService, WantedRol
 from orchestrator.domain.observations import Abstained, Answered, Outcome, Refused, Role, ServiceView, Silent
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Member, NodeName
+from orchestrator.domain.verdicts import Diagnosis, Finding
 from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
 from orchestrator.services.postgresql import copying, findings, hindrances, postmaster, slots, synchronous, timelines
 from orchestrator.services.postgresql.conninfo import primary_conninfo
@@ -40,14 +43,21 @@ PROMOTE_AGAIN: Span = 0.25
 """A promotion's signal may come while the startup process sleeps between two tries to reach the dead primary."""
 CAUGHT_UP_WITHIN: Span = 30.0
 RETRY: Final = "100ms"
-WRITE_EVERY: Span = 1.0
-KNOCK_EVERY: Span = 1.0
+ERRANDS_EVERY: Span = 1.0
+"""More often where a look may take less than that: what an errand shows is seen as soon as policy wants it to be."""
 STALL_SLACK: Span = 0.5
 """A look that came back this share of its deadline late was late because we were."""
 
 WRITE: Final = "SELECT pg_logical_emit_message(true, 'tanist', '')"
 """A transaction of a few bytes that changes nothing anybody sees, and whose commit waits for the disk."""
 DISK_FULL: Final = "53100"
+FULL_BELOW: Final = 64 << 10
+"""Bytes: eight pages. A table cannot grow by less than one."""
+WORDS: Final = 160
+"""Letters of a server's own sentence that are told: they travel in every beat."""
+READ_ONLY: Final = "25006"
+CANNOT_WRITE: Final = ("58", "XX")
+"""Classes of errors that are the server's own and no client's: the system's (input and output), internal ones."""
 STALE_SENDERS: Final = """
 SELECT application_name, pg_terminate_backend(pid) FROM pg_stat_replication
 WHERE flush_lsn IS NULL OR (flush_lsn < pg_current_wal_flush_lsn() AND reply_time < clock_timestamp() - interval '1 second')
@@ -83,8 +93,13 @@ class PostgresqlService:
         self._writer = Line(settings)
         self._viewer = Viewer(self._looker, self.files)
         self._actors_viewer = Viewer(self._actor, self.files)
-        self._commit = Errand("a commit to disk", WRITE_EVERY, self._write)
-        self._fresh = Errand("a fresh connection", KNOCK_EVERY, self._knock)
+        self._commit = Errand(Finding(Diagnosis.STALLED_STORAGE, "a commit to disk does not come back"), self._write)
+        self._fresh = Errand(
+            Finding(Diagnosis.NOT_ACCEPTING, "old connections are answered, but its main process answers no new one"), self._knock
+        )
+        self._space = Errand(Finding(Diagnosis.STALLED_STORAGE, "the file system does not answer"), self._ask_for_space)
+        self._load: Finding | None = None
+        self._load_at = float("-inf")
         self._held: Held | None = None
         self._obeyed_epoch = 0
         self._tries = {Fitness.REWIND: 0, Fitness.COPY: 0}
@@ -100,8 +115,8 @@ class PostgresqlService:
         return hindrances.cure(reason, self.settings)
 
     async def close(self) -> None:
-        await self._commit.stop()
-        await self._fresh.stop()
+        for errand in (self._commit, self._fresh, self._space):
+            await errand.stop()
         for line in (self._looker, self._actor, self._writer):
             await line.close()
 
@@ -119,20 +134,21 @@ class PostgresqlService:
             async with asyncio.timeout(within):
                 answered = await self._look_once_more()
                 after = time.monotonic() - began
-                found = await self._tend_errands(answered)
+                found = await self._tend_errands(answered, min(ERRANDS_EVERY, within))
         except TimeoutError:
             if time.monotonic() - began > within * (1 + STALL_SLACK):
                 return Abstained("this daemon was stalled while it waited")
-            if answered is None:
+            found = self._commit.late or self._fresh.late or self._space.late
+            if answered is None or found is None:
                 self._looker.cut()
-            return Silent(within, self._commit.late or self._fresh.late)
+                return Silent(within)
         except psycopg.Error as error:
             self._looker.cut()
             return await self._why_not(error, max(within - (time.monotonic() - began), within / 4))
         except OSError as error:
             self._looker.cut()
             return Abstained(str(error))
-        return Refused(found) if found else Answered(answered, after)
+        return Answered(answered, after, found)
 
     async def _look_once_more(self) -> ServiceView:
         """A connection may have been ended since the last look (a restart, an administrator): the second one is a new one."""
@@ -146,32 +162,53 @@ class PostgresqlService:
                 raise
         return await self._viewer.look()
 
-    async def _tend_errands(self, view: ServiceView) -> str:
+    async def _tend_errands(self, view: ServiceView, every: Span) -> Finding | None:
+        """What was found first of all that keeps it from its work, else what is worth telling."""
         if not self._actor.is_open and not self.doing:
             with contextlib.suppress(psycopg.Error):
                 await self._actor.open()  # kept open: when clients have taken all others, acts still have theirs
-        if view.role is not Role.PRIMARY:
+        if view.role is Role.PRIMARY:
+            found = [await self._commit.tend(every)]
+        else:
             await self._commit.stop()
             self._writer.cut()
-            return await self._fresh.tend()
-        return await self._commit.tend() or await self._fresh.tend()
+            found = []
+        found += [await self._fresh.tend(every), await self._space.tend(every), await self._ask_for_load(view.role, every)]
+        told = [each for each in found if each is not None]
+        return next((each for each in told if each.cannot_work), told[0] if told else None)
 
-    async def _write(self) -> str:
+    async def _write(self) -> Finding | None:
         try:
             await self._writer.ask(WRITE)
         except psycopg.Error as error:
-            if error.sqlstate == DISK_FULL:
-                return f"the disk is full: {_one_line(error)}"
-            if error.sqlstate is None or error.sqlstate.startswith(("57", "08", "53")) or self._writer.backend == 0:
-                return ""  # its connection ended or could not be had: the look itself tells why
-            return f"a commit fails: {_one_line(error)}"
-        return ""
+            code = error.sqlstate or ""
+            if code == DISK_FULL:
+                return Finding(Diagnosis.DISK_FULL, _in_short(error))
+            if code == READ_ONLY:
+                return Finding(Diagnosis.READ_ONLY, _in_short(error))
+            if code.startswith(CANNOT_WRITE):
+                return Finding(Diagnosis.WRITES_FAIL, _in_short(error))
+        return None  # a connection that ended or could not be had: the look itself tells why
 
-    async def _knock(self) -> str:
-        """Only silence counts: a server that refuses speaks, and one that is full is busy, not dead."""
+    async def _knock(self) -> Finding | None:
+        """Silence counts, and a server that says that it lets nobody in; one that is full is busy, not dead."""
         with contextlib.suppress(OSError):
-            await knock(self.settings)
-        return ""
+            return _behind(await knock(self.settings))
+        return None
+
+    async def _ask_for_space(self) -> Finding | None:
+        """Asked of the file system: the server tells only once a client's write has failed, or stops for lack of WAL."""
+        for path in (self.files.path, self.files.path / "pg_wal"):
+            free = await asyncio.to_thread(_free_bytes, path)
+            if free is not None and free < FULL_BELOW:
+                return Finding(Diagnosis.DISK_FULL, f"no room is left in {path}")
+        return None
+
+    async def _ask_for_load(self, role: Role, every: Span) -> Finding | None:
+        if time.monotonic() >= self._load_at + every:
+            self._load_at = time.monotonic()
+            self._load = await self._viewer.load(role)
+        return self._load
 
     async def _why_not(self, error: psycopg.Error, within: Span) -> Outcome:
         """The connection failed. Who refused, and why? The code is asked for by hand: sentences come in many languages."""
@@ -194,7 +231,8 @@ class PostgresqlService:
         if self.doing:
             return Refused(self.doing)
         if running is not None:
-            return Refused(f"process {running.pid} ({running.status or 'no status'}) runs, but does not listen: {reason}")
+            words = f"process {running.pid} ({running.status or 'no status'}) runs, but does not listen"
+            return Refused(f"{words}: {reason}", finding=Finding(Diagnosis.NOT_ACCEPTING, words))
         if self._held is not None:
             position = self._held.view.position
             return Refused(f"stopped cleanly for a switchover, at {position.history} {position.offset}", gone=True)
@@ -206,9 +244,10 @@ class PostgresqlService:
 
     def _refused(self, door: Door, error: psycopg.Error) -> Outcome:
         if door.code == TOO_MANY or error.sqlstate == TOO_MANY:
-            return Abstained(f"all connections are taken, Tanist's own among them: overload is not death ({door.words})")
+            words = "all connections are taken, Tanist's own among them"
+            return Abstained(f"{words}: overload is not death ({door.words})", Finding(Diagnosis.OVERLOADED, words))
         if door.code:
-            return Refused(self.doing or door.words or door.code)
+            return Refused(self.doing or door.words or door.code, finding=None if self.doing else _behind(door))
         return Refused(_one_line(error))
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -575,6 +614,26 @@ class PostgresqlService:
         except CannotStart:
             return {}
         return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def _behind(door: Door) -> Finding | None:
+    """What a refusal at the door means for clients."""
+    if door.lets_in:
+        return None
+    return Finding(Diagnosis.OVERLOADED if door.code == TOO_MANY else Diagnosis.NOT_ACCEPTING, door.words[:WORDS])
+
+
+def _free_bytes(path: Path) -> int | None:
+    """What a process without privileges may still write; None where the file system does not tell."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize if found.f_blocks else None
+
+
+def _in_short(error: BaseException) -> str:
+    return _one_line(error)[:WORDS]
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from orchestrator.domain.observations import Role, ServiceView
+from orchestrator.domain.verdicts import Diagnosis, Finding
 from orchestrator.services.postgresql import conninfo, timelines
 from orchestrator.services.postgresql.files import DataDirectory
 from orchestrator.services.postgresql.line import Line, ProcessGone
@@ -19,6 +20,7 @@ SELECT r.standby,
        CASE WHEN r.standby THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
        current_setting('primary_conninfo', true),
        w.status, w.sender_host, w.sender_port, w.received_tli,
+       extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time)::float8,
        (SELECT count(*) FROM pg_stat_get_wal_senders() s WHERE s.state = 'streaming')
 FROM (SELECT pg_is_in_recovery() AS standby) r LEFT JOIN pg_stat_get_wal_receiver() w ON w.pid IS NOT NULL
 """
@@ -26,6 +28,16 @@ FROM (SELECT pg_is_in_recovery() AS standby) r LEFT JOIN pg_stat_get_wal_receive
 ABOUT: Final = """
 SELECT (SELECT system_identifier::text FROM pg_control_system()), current_setting('server_version')
 """
+
+LOAD: Final = """
+SELECT (SELECT count(*) FROM pg_stat_get_activity(NULL) WHERE backend_type = 'client backend'),
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+           - coalesce(current_setting('reserved_connections', true)::int, 0),
+       CASE WHEN current_setting('default_transaction_read_only')::bool
+            THEN (SELECT source NOT IN ('database', 'user', 'database user', 'client', 'session')
+                  FROM pg_settings WHERE name = 'default_transaction_read_only') END
+"""
+"""Ordinary clients find a free connection until as many are taken as the second number says."""
 
 CONTROL_FILE: Final = """
 SELECT greatest(c.timeline_id, r.min_recovery_end_timeline) FROM pg_control_checkpoint() c, pg_control_recovery() r
@@ -72,6 +84,15 @@ class Viewer:
         known = await self._process()
         return await self._view(known, rows[0])
 
+    async def load(self, role: Role) -> Finding | None:
+        """What keeps clients from their work although the service is well: too many of them, or a setting."""
+        ((taken, usable, read_only),) = await self.line.ask(LOAD)
+        if role is Role.PRIMARY and read_only:
+            return Finding(Diagnosis.READ_ONLY, "default_transaction_read_only is on for everybody")
+        if taken >= usable:
+            return Finding(Diagnosis.OVERLOADED, f"all {usable} connections that clients may have are taken")
+        return None
+
     async def _process(self) -> Known:
         known, line = self._known, self.line
         if known is None or (known.pid, known.started) != (line.pid, line.started):
@@ -80,7 +101,7 @@ class Viewer:
         return known
 
     async def _view(self, known: Known, row: tuple[Any, ...]) -> ServiceView:
-        standby, offset, primary_timeline, follows, status, sender_host, sender_port, received, replicas = row
+        standby, offset, primary_timeline, follows, status, sender_host, sender_port, received, heard_ago, replicas = row
         number = int(primary_timeline, 16) if primary_timeline else await self._timeline_of_standby(known, received)
         if number != known.timelines.number:
             known.timelines = self._files.timelines(number)
@@ -93,6 +114,7 @@ class Viewer:
             process_started=known.started,
             upstream=upstream,
             link_up=streaming,
+            link_heard_ago=max(0.0, heard_ago) if streaming and heard_ago is not None else None,
             durable=True,
             replicas=int(replicas),
             software=known.software,
