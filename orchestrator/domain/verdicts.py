@@ -36,6 +36,9 @@ CANNOT_WORK: Final = frozenset(
 )
 """The process is there, and the service cannot do what it is there for."""
 
+CAUSES: Final = frozenset({Diagnosis.STALLED_STORAGE, Diagnosis.DISK_FULL, Diagnosis.WRITES_FAIL})
+"""Of these: what explains the others. A server whose disk stalls or is full ends up answering nobody, or in recovery."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -51,6 +54,9 @@ class Finding:
     def continues(self, before: "Finding | None") -> bool:
         """The same condition as before: what keeps a service from its work may go on under another name."""
         return before is not None and (before.code is self.code or (before.cannot_work and self.cannot_work))
+
+    def explains(self, later: "Finding | None") -> bool:
+        return later is not None and self.code in CAUSES and later.cannot_work and later.code not in CAUSES
 
     def __str__(self) -> str:
         code = self.code.replace("_", " ")

@@ -76,6 +76,8 @@ def _absorb_look(state: State, event: events.Looked) -> State:
 
 def _found(local: Local, finding: Finding | None, began_at: Instant) -> Local:
     since = found_since(local.finding, local.found_since, finding, began_at)
+    if local.finding is not None and local.finding.explains(finding):
+        finding = local.finding
     return replace(local, finding=finding, found_since=since)
 
 

@@ -13,7 +13,7 @@ def alarm(turn: Turn) -> None:
     if finding is None:
         if told is not None:
             turn.change(alarmed=None)
-            turn.notice(NoticeKind.EVENT, f"{told.code} is over", f"{state.me}: no longer {told}")
+            turn.notice(NoticeKind.EVENT, f"{told.code} is over", f"{state.me}: over: {told}")
         return
     if finding.continues(told):
         return

@@ -24,7 +24,12 @@ SPIN_FOR: Span = 0.002
 """How long the freeze is watched without leaving the loop; measured freezes of 26 processes take 0.25 to 0.65 ms."""
 
 WATCH_AGAIN: Span = 0.001
-"""How often a freeze or a kill that takes longer is looked at again."""
+"""How often a freeze or a kill that takes longer is looked at again, at first."""
+
+WATCH_SHARE: Final = 20
+WATCH_SELDOM: Span = 0.1
+"""One that lasts is looked at after another twentieth of its time: a process that waits for a stalled disk neither stops nor
+dies before the disk comes back, and looking at it takes time from everybody else."""
 
 SURE_AGAIN: Span = 1.0
 """How often the gate is set anew and the process tree is noted, whether or not anything changed."""
@@ -85,6 +90,7 @@ class GroupKeeper:
         self._tree: Tree | None = None
         self._freezing = False
         self._dying = False
+        self._acting_since = NEVER
         self._sure_at = NEVER
         self._looked_at = NEVER
         self._longest: tuple[Span, Instant] = (0.0, NEVER)
@@ -114,7 +120,10 @@ class GroupKeeper:
 
     def wake_at(self) -> Instant:
         wake = min(self.core.wake_at(), self._sure_at + SURE_AGAIN)
-        return min(wake, self._looked_at + WATCH_AGAIN) if self._freezing or self._dying else wake
+        return min(wake, self._looked_at + self._watch_again()) if self._freezing or self._dying else wake
+
+    def _watch_again(self) -> Span:
+        return min(max(WATCH_AGAIN, (now() - self._acting_since) / WATCH_SHARE), WATCH_SELDOM)
 
     @property
     def gate_words(self) -> str:
@@ -220,7 +229,7 @@ class GroupKeeper:
             self._say(f"{self.group.name}: CANNOT FREEZE: {error}")
         while not tree.is_stopped():
             if now() > began + SPIN_FOR:
-                self._freezing = True
+                self._freezing, self._acting_since = True, began
                 return []
         return self._frozen(began)
 
@@ -259,7 +268,7 @@ class GroupKeeper:
             tree.kill()
         except NotAllowed as error:
             self._say(f"{self.group.name}: CANNOT KILL: {error}")
-        self._dying = True
+        self._dying, self._acting_since = True, now()
         return []
 
     def _gone(self) -> list[core.Act]:

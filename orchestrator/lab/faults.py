@@ -294,6 +294,7 @@ class DiskFull(Fault):
     says = "the disk of the primary's data is full to the last block"
     only_for = "postgresql"
     needs_disk = True
+    lasts = 3.0
 
     def inject(self) -> None:
         self._disk().fill()

@@ -33,6 +33,7 @@ from postgresql_servers import (
 
 from orchestrator.domain.observations import Abstained, Answered, Refused, Role, Silent
 from orchestrator.domain.positions import bytes_behind
+from orchestrator.domain.verdicts import Diagnosis
 from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
 from orchestrator.services.postgresql import postmaster, slots
 from orchestrator.services.postgresql.service import PostgresqlService
@@ -85,6 +86,15 @@ async def timed(work: object) -> float:
     began = time.monotonic()
     await work  # type: ignore[misc]
     return time.monotonic() - began
+
+
+def code_of(outcome: object) -> Diagnosis | None:
+    finding = getattr(outcome, "finding", None)
+    return finding.code if finding is not None else None
+
+
+def well(outcome: object) -> bool:
+    return isinstance(outcome, Answered) and outcome.finding is None
 
 
 def view_of(outcome: object):  # type: ignore[no-untyped-def]
@@ -181,10 +191,10 @@ def test_a_stopped_main_process_is_seen_although_its_old_connections_answer(pair
         os.kill(pid, signal.SIGSTOP)
         began = time.monotonic()
         try:
-            silent = await until_seen(lambda: a.look(0.3), lambda outcome: isinstance(outcome, Silent))
-            assert "a fresh connection" in silent.reason
-            print(f"\na stopped main process was silent after {time.monotonic() - began:.2f} s")
-            assert isinstance(await a.look(0.3), Silent), "it stays so"
+            seen = await until_seen(lambda: a.look(0.3), lambda outcome: code_of(outcome) is Diagnosis.NOT_ACCEPTING)
+            assert isinstance(seen, Answered), "what is known of it goes on being known"
+            print(f"\na stopped main process was seen after {time.monotonic() - began:.2f} s")
+            assert code_of(await a.look(0.3)) is Diagnosis.NOT_ACCEPTING, "it stays so"
         finally:
             os.kill(pid, signal.SIGCONT)
         await until_view(a, lambda view: True)
@@ -200,11 +210,11 @@ def test_a_commit_that_does_not_reach_the_disk_is_seen_although_reads_answer(pai
         stalled = a._writer.backend
         os.kill(stalled, signal.SIGSTOP)  # stands for the disk: the commit is under way and does not come back
         try:
-            silent = await until_seen(lambda: a.look(0.3), lambda outcome: isinstance(outcome, Silent))
-            assert "a commit to disk" in silent.reason
+            seen = await until_seen(lambda: a.look(0.3), lambda outcome: code_of(outcome) is Diagnosis.STALLED_STORAGE)
+            assert isinstance(seen, Answered) and "a commit to disk" in seen.finding.words
         finally:
             os.kill(stalled, signal.SIGCONT)
-        await until_view(a, lambda view: True)
+        await until_seen(lambda: a.look(0.3), well)
         await pair.close()
 
     asyncio.run(scenario())
@@ -214,11 +224,11 @@ def test_the_write_probe_really_commits(pair: Servers):
     async def scenario() -> None:
         a = pair.service("a")
         ((before,),) = pair.sql("a", "SELECT xact_commit FROM pg_stat_database WHERE datname = 'postgres'")
-        assert await a._write() == ""
+        assert await a._write() is None
         query = "SELECT pg_walfile_name(pg_current_wal_insert_lsn()) IS NOT NULL"
         assert pair.sql("a", query) == [(True,)]
         first = view_of(await a.look(WITHIN)).position.offset
-        assert await a._write() == ""
+        assert await a._write() is None
         assert view_of(await a.look(WITHIN)).position.offset > first, "the log on disk has grown by the commit"
         assert before >= 0
         await pair.close()
@@ -238,6 +248,8 @@ def test_taken_connections_are_overload_and_not_death(pair: Servers):
                 while len(taken) < limit:
                     taken.append(pair.connection("a", user="client", password="x"))
             assert view_of(await a.look(WITHIN)).role is Role.PRIMARY, "an open connection goes on"
+            seen = await until_seen(lambda: a.look(WITHIN), lambda outcome: code_of(outcome) is Diagnosis.OVERLOADED)
+            assert "connections that clients may have are taken" in seen.finding.words
             late = pair.service("a")
             assert view_of(await late.look(WITHIN)).role is Role.PRIMARY, "reserved ones let a restarted daemon in"
             with pytest.raises(psycopg.OperationalError):
@@ -246,12 +258,51 @@ def test_taken_connections_are_overload_and_not_death(pair: Servers):
             assert view_of(await a.look(WITHIN)).role is Role.PRIMARY
             outcome = await pair.service("a").look(WITHIN)
             assert isinstance(outcome, Abstained) and "overload is not death" in outcome.reason
+            assert code_of(outcome) is Diagnosis.OVERLOADED
             assert (await a.ensure(primary(1))).role is Role.PRIMARY or True
         except (Unreachable, RefusedByPeer):
             pytest.fail("an act on an open connection was refused")
         finally:
             for each in taken:
                 each.close()
+        await until_seen(lambda: a.look(WITHIN), well)
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_primary_that_somebody_set_read_only_is_told_and_what_is_set_for_tanist_alone_is_not(pair: Servers):
+    async def scenario() -> None:
+        a = pair.service("a")
+        await until_seen(lambda: a.look(WITHIN), well)
+        pair.sql("a", "ALTER SYSTEM SET default_transaction_read_only = on")
+        pair.sql("a", "SELECT pg_reload_conf()")
+        seen = await until_seen(lambda: a.look(WITHIN), lambda outcome: code_of(outcome) is Diagnosis.READ_ONLY)
+        assert isinstance(seen, Answered) and seen.view.role is Role.PRIMARY
+        assert (await a.ensure(primary(1))).role is Role.PRIMARY, "acts go on"
+        pair.sql("a", "ALTER SYSTEM RESET default_transaction_read_only")
+        pair.sql("a", "SELECT pg_reload_conf()")
+        await until_seen(lambda: a.look(WITHIN), well)
+        pair.sql("a", "ALTER ROLE postgres SET default_transaction_read_only = on")
+        late = pair.service("a")
+        for _ in range(3):
+            assert well(await late.look(WITHIN))
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_standby_tells_how_long_ago_its_primary_was_heard(pair: Servers):
+    async def scenario() -> None:
+        b = pair.service("b")
+        view = await until_view(b, lambda view: view.link_up)
+        assert view.link_heard_ago is not None and view.link_heard_ago < 60.0
+        write(pair, "a", "something")
+        fresh = await until_view(b, lambda view: view.link_heard_ago is not None and view.link_heard_ago < 0.5)
+        await asyncio.sleep(0.3)
+        later = view_of(await b.look(WITHIN))
+        assert later.link_heard_ago > fresh.link_heard_ago
+        assert view_of(await pair.service("a").look(WITHIN)).link_heard_ago is None
         await pair.close()
 
     asyncio.run(scenario())
@@ -347,7 +398,7 @@ def test_the_synchronous_list_stands_before_the_first_write(pair: Servers):
             query = f"SELECT wait_event FROM pg_stat_activity WHERE pid = {client.info.backend_pid}"
             until(lambda: pair.sql("b", query) == [("SyncRep",)])
             for _ in range(3):
-                assert await b._write() == "", "the write probe does not wait for standbys"
+                assert await b._write() is None, "the write probe does not wait for standbys"
             assert client.pgconn.is_busy()
             client.pgconn.finish()
         await pair.close()

@@ -7,7 +7,7 @@ from scenarios import policy
 
 from orchestrator.domain.policy import Automation, TimingRule
 from orchestrator.domain.positions import Position
-from orchestrator.domain.verdicts import Diagnosis, Permission
+from orchestrator.domain.verdicts import CANNOT_WORK, Diagnosis, Finding, Permission
 from strategies.automation import permission
 from strategies.candidate import Contender, choose
 from strategies.cooldown import cool_at
@@ -66,6 +66,10 @@ def test_a_cool_down_is_counted_from_the_last_change():
 NOW = 100.0
 
 
+def found(code: Diagnosis, since: float, words: str = "") -> dict[str, object]:
+    return {"finding": Finding(code, words), "found_since": since}
+
+
 def verdict(**seen: object):
     return judge(Case(subject="db1", evidence=("seen",), **seen), policy(), NOW)
 
@@ -82,7 +86,7 @@ def test_a_member_against_whom_nothing_is_known_is_healthy():
     [
         ({"silent_since": 99.5}, Diagnosis.HOST_DOWN, 100.5),
         ({"dead_since": 99.5}, Diagnosis.PROCESS_DOWN, 99.5),
-        ({"unresponsive_since": 99.5}, Diagnosis.UNRESPONSIVE, 101.5),
+        *((found(code, 99.5), code, 101.5) for code in sorted(CANNOT_WORK)),
         ({"released_since": 99.5}, Diagnosis.RELEASED, 99.5),
     ],
 )
@@ -100,7 +104,7 @@ def test_each_condition_is_certain_when_it_has_lasted_as_long_as_policy_asks(
 
 
 def test_a_release_is_stronger_than_silence_and_silence_than_what_was_said_before_it():
-    everything = {"released_since": 99.0, "silent_since": 99.0, "dead_since": 99.0, "unresponsive_since": 99.0}
+    everything = {"released_since": 99.0, "silent_since": 99.0, "dead_since": 99.0, **found(Diagnosis.UNRESPONSIVE, 99.0)}
     assert verdict(**everything).diagnosis is Diagnosis.RELEASED
     del everything["released_since"]
     assert verdict(**everything).diagnosis is Diagnosis.HOST_DOWN
@@ -115,6 +119,26 @@ def test_a_dead_process_that_is_to_be_started_again_first_is_not_yet_a_failure()
 
 def test_the_sentence_says_for_how_long():
     assert "1.5 s" in verdict(silent_since=98.5).sentence
+
+
+@pytest.mark.parametrize("code", [Diagnosis.OVERLOADED, Diagnosis.READ_ONLY])
+def test_overload_and_a_setting_are_told_and_never_become_a_failure(code: Diagnosis):
+    judged = verdict(**found(code, 40.0, "as seen"))
+    assert (judged.diagnosis, judged.since) == (code, 40.0)
+    assert judged.sentence.endswith("for 60.0 s: as seen")
+    assert not judged.is_failure
+    assert not judged.is_certain(NOW + 1e6)
+    assert automation_for(code, policy()) is Automation.AUTOMATIC
+
+
+def test_behind_a_death_or_a_release_the_sentence_names_what_came_before():
+    stalled = found(Diagnosis.STALLED_STORAGE, 98.0, "a commit does not come back")
+    for since in ({"released_since": 99.5}, {"dead_since": 99.5}):
+        assert verdict(**since, **stalled).sentence.endswith(": stalled storage: a commit does not come back")
+    assert "stalled" not in verdict(silent_since=99.5, **stalled).sentence, (
+        "what a silent host said before is not why it is silent"
+    )
+    assert "overloaded" not in verdict(dead_since=99.5, **found(Diagnosis.OVERLOADED, 98.0)).sentence
 
 
 # --- candidate -------------------------------------------------------------------------------------------------------

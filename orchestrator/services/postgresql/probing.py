@@ -21,6 +21,7 @@ class Errand:
         """Comes back with what was found wrong."""
         self._task: asyncio.Task[Finding | None] | None = None
         self._sent_at: float | None = None
+        self._is_fresh = False
         self.found: Finding | None = None
 
     @property
@@ -28,22 +29,23 @@ class Errand:
         """What it means that it is still out."""
         return None if self._task is None or self._task.done() else self._not_back
 
-    async def tend(self, every: Span) -> Finding | None:
-        """Send it when it is due; wait for it when it is out. The caller bounds the wait, which does not end the errand."""
+    def send(self, every: Span) -> None:
+        """If it is due, and not out."""
+        now = time.monotonic()
+        self._is_fresh = False
         if self._sent_at is None:
-            self._sent_at = time.monotonic()  # whoever looks only once, to check, sends none
-        if self._task is None:
-            if time.monotonic() < self._sent_at + every:
-                return self.found
-            self._sent_at = time.monotonic()
+            self._sent_at = now  # whoever looks only once, to check, sends none
+        if self._task is None and now >= self._sent_at + every:
+            self._sent_at, self._is_fresh = now, True
             self._task = asyncio.ensure_future(self._act())
-            await asyncio.wait({self._task}, timeout=GRACE)
-            if not self._task.done():
-                return self.found
-        else:
-            await asyncio.wait({self._task})
-        task, self._task = self._task, None
-        self.found = task.result()
+
+    async def result(self) -> Finding | None:
+        """The newest; waits for one that is out. The caller bounds the wait, which does not end the errand."""
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=GRACE if self._is_fresh else None)
+            if self._task.done():
+                task, self._task = self._task, None
+                self.found = task.result()
         return self.found
 
     async def stop(self) -> None:

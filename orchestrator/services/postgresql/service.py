@@ -51,8 +51,8 @@ STALL_SLACK: Span = 0.5
 WRITE: Final = "SELECT pg_logical_emit_message(true, 'tanist', '')"
 """A transaction of a few bytes that changes nothing anybody sees, and whose commit waits for the disk."""
 DISK_FULL: Final = "53100"
-FULL_BELOW: Final = 64 << 10
-"""Bytes: eight pages. A table cannot grow by less than one."""
+FULL_BELOW: Final = 1 << 20
+"""Bytes: a table may grow by half as many at once, and a segment of WAL is many times as long."""
 WORDS: Final = 160
 """Letters of a server's own sentence that are told: they travel in every beat."""
 READ_ONLY: Final = "25006"
@@ -167,13 +167,15 @@ class PostgresqlService:
         if not self._actor.is_open and not self.doing:
             with contextlib.suppress(psycopg.Error):
                 await self._actor.open()  # kept open: when clients have taken all others, acts still have theirs
-        if view.role is Role.PRIMARY:
-            found = [await self._commit.tend(every)]
-        else:
+        errands = [self._commit, self._fresh, self._space]
+        if view.role is not Role.PRIMARY:
             await self._commit.stop()
             self._writer.cut()
-            found = []
-        found += [await self._fresh.tend(every), await self._space.tend(every), await self._ask_for_load(view.role, every)]
+            errands.remove(self._commit)
+        for errand in errands:  # all at once: what is late together is told apart by what explains the other
+            errand.send(every)
+        found = [await errand.result() for errand in errands]
+        found.append(await self._ask_for_load(view.role, every))
         told = [each for each in found if each is not None]
         return next((each for each in told if each.cannot_work), told[0] if told else None)
 
