@@ -149,6 +149,7 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         phase_since=moment,
         history=history,
     ).with_remembered_record()
+    service = make_service(config, name, node.name, Armed(node, name))
     seams = Seams(
         mediator=mediator,
         keeper=node.keeper,
@@ -156,12 +157,15 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         disk=node.disk,
         history_path=directory / "history.json",
         right_until=lambda: node.guard.right_until(name),
-        service=make_service(config, name, node.name, Armed(node, name)),
+        service=service,
         clients=clients,
         log=log,
         broken=node.broken,
     )
-    return GroupRunner(state, seams, Meters(meters, name))
+    runner = GroupRunner(state, seams, Meters(meters, name))
+    if isinstance(service, PostgresqlService):
+        service.rejoined = runner.happened
+    return runner
 
 
 def _reload(node: Node, config_path: Path) -> None:

@@ -199,6 +199,10 @@ class GroupRunner:
         evidence = f" [{'; '.join(notice.evidence)}]" if notice.evidence else ""
         self._seams.log(f"{self.name}: {notice.kind}: {notice.text}{evidence}")
 
+    def happened(self, code: str, text: str) -> None:
+        """What an adapter did on the way to the state that was asked of it, for the history."""
+        self._tell(effects.Notice(kind=effects.NoticeKind.EVENT, code=code, text=text, epoch=self.state.epoch))
+
     def _done(self, effect: effects.Effect, view: ServiceView | None = None) -> None:
         self.feed(events.EffectDone(at=now(), wall=wall(), effect=effect, view=view))
 

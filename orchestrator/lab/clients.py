@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -214,6 +214,17 @@ class Writers:
         """Of the acknowledged writes."""
         return [number for each in self._clients for number in list(each.numbers)]
 
+    def take(self) -> tuple[list[Instant], list[int]]:
+        """When writes were acknowledged since the last time, in order, and their numbers; the clients go on."""
+        acked: list[Instant] = []
+        numbers: list[int] = []
+        for each in self._clients:
+            count = len(each.numbers)
+            acked += each.acked[:count]
+            numbers += each.numbers[:count]
+            del each.acked[:count], each.numbers[:count]
+        return sorted(acked), numbers
+
     @property
     def errors(self) -> dict[str, int]:
         found: Counter[str] = Counter()
@@ -232,7 +243,7 @@ class Watcher(_Thread):
         super().__init__(f"watcher-{member}")
         self._connect = connect
         self.member = member
-        self.writes: list[Write] = []
+        self.writes: deque[Write] = deque()
         self._address = address
         self._source = source
 
@@ -268,8 +279,14 @@ class Watchers:
         self._process.start()
         self._ours.recv()
 
+    def take(self) -> dict[str, list[Write]]:
+        """Every write that any watcher got acknowledged since the last time, by member; they go on."""
+        self._ours.send("take")
+        found: dict[str, list[Write]] = self._ours.recv()
+        return found
+
     def stop(self) -> dict[str, list[Write]]:
-        """Every write that any watcher got acknowledged, by member."""
+        """Every write that any watcher got acknowledged, by member; those that were taken before are not among them."""
         if self._found is None:
             self._ours.send("end")
             self._found = self._ours.recv()
@@ -282,9 +299,17 @@ def _watch(connect: type[Connection], places: list[tuple[str, tuple[str, int], s
     for each in watchers:
         each.start()
     control.send("at work")
-    control.recv()
-    accepted: dict[str, list[Write]] = {}
+    while control.recv() == "take":
+        control.send(_taken(watchers))
     for each in watchers:
         each.stop()
-        accepted.setdefault(each.member, []).extend(each.writes)
-    control.send(accepted)
+    control.send(_taken(watchers))
+
+
+def _taken(watchers: list[Watcher]) -> dict[str, list[Write]]:
+    accepted: dict[str, list[Write]] = {}
+    for each in watchers:
+        writes = accepted.setdefault(each.member, [])
+        while each.writes:
+            writes.append(each.writes.popleft())
+    return accepted

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -18,11 +19,13 @@ from rich.console import Console
 
 from orchestrator.config.units import parse_span
 from orchestrator.domain.spans import Span, in_words
-from orchestrator.lab.drawing import Teller, draw_outcome, draw_summary
+from orchestrator.lab.drawing import Teller, draw_outcome, draw_pgbench, draw_soak, draw_summary
 from orchestrator.lab.faults import FAULTS
 from orchestrator.lab.group import GROUP, KINDS, WITNESS, LabGroup, LabSettings
 from orchestrator.lab.kinds import LabError
+from orchestrator.lab.pgbench import Pgbench
 from orchestrator.lab.run import WHOLE_WITHIN, Bench, Line, summary
+from orchestrator.lab.soak import DEFAULT_FAULTS, Soak
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,6 +93,15 @@ def options(command: Callable[Concatenate[LabSettings, P], R]) -> Callable[..., 
     ):
         wrapped = option(wrapped)
     return wrapped
+
+
+def _fault_names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(","))
+    for name in names:
+        if name not in FAULTS or not FAULTS[name].moves_the_role:
+            known = ", ".join(name for name, kind in FAULTS.items() if kind.moves_the_role)
+            raise click.BadParameter(f"read {name!r}, expected faults that move the role: {known}")
+    return names
 
 
 @click.group()
@@ -192,6 +204,94 @@ def burn(
         f"{found.two_primaries_ms:.0f} ms",
         soft_wrap=True,
     )
+
+
+@lab.command("soak")
+@options
+@click.option("--failovers", type=click.IntRange(1), default=200, show_default=True, help="Rounds; one fault each.")
+@click.option(
+    "--faults",
+    default=",".join(DEFAULT_FAULTS),
+    show_default=True,
+    callback=_fault_names,
+    help="From which each round's fault is drawn: kill, power loss, hang.",
+)
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of rounds with a second fault before the group is whole again.",
+)
+@click.option("--seed", type=int, help="Repeat the faults of an earlier soak; by default drawn, and told.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def soak(settings: LabSettings, failovers: int, faults: tuple[str, ...], overlap: float, seed: int | None, as_json: bool) -> None:
+    """Fail over many times in a row on one group, and tell what each time cost and what was left behind.
+
+    Each round a fault strikes the primary while a client writes; the next round begins when one primary serves and data
+    arrives at every other member, without anybody's help. A round that does not end so ends the soak with status 1, and the
+    group's files are kept. Acknowledged writes may be lost under asynchronous replication, and are counted.
+    """
+    console = Console(stderr=as_json, highlight=False)
+    _end_on_signals()
+    with _made(settings) as group:
+        seed = secrets.randbits(32) if seed is None else seed
+        console.print(f"{failovers} rounds of {', '.join(faults)}, seed {seed}; files in {group.directory}", soft_wrap=True)
+        bench = Soak(group, Teller(console), faults=faults, seed=seed, overlap=overlap)
+        try:
+            group.start()
+            bench.run(failovers)
+        except LabError as error:
+            group.keep_files = True
+            bench.found.failure = str(error)
+        found = bench.found.as_json()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        console.print(draw_soak(found))
+    if bench.found.failure:
+        raise click.ClickException(f"round {len(bench.found.rounds) + 1} did not end well: {bench.found.failure}")
+    if bench.found.leftovers:
+        raise click.ClickException(f"left behind: {'; '.join(bench.found.leftovers)}")
+    if bench.found.lost_later:
+        raise click.ClickException(f"{bench.found.lost_later} writes were there after their round, and are not at the end")
+
+
+@lab.command("pgbench")
+@options
+@click.option("--clients", type=click.IntRange(1, 80), default=20, show_default=True)
+@click.option("--scale", type=click.IntRange(1), help="Of pgbench -i; by default as many as clients.")
+@click.option("--for", "lasts", type=SpanType(), default="5m", show_default=True)
+@click.option("--switchover-every", "every", type=SpanType(), default="10s", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
+def pgbench(settings: LabSettings, clients: int, scale: int | None, lasts: Span, every: Span, as_json: bool) -> None:
+    """Run pgbench (TPC-B) on a PostgreSQL group through one switchover after the other, and tell what its clients saw.
+
+    Each client is a pgbench of its own that is started again when it loses its connection, and finds the primary by libpq
+    (several hosts, target_session_attrs=read-write), without a pooler or proxy. Failed transactions are those that had begun.
+    """
+    if settings.service != "postgresql":
+        raise click.UsageError("pgbench is for PostgreSQL: --service postgresql")
+    console = Console(stderr=as_json, highlight=False)
+    _end_on_signals()
+    with _made(settings) as group:
+        try:
+            group.start()
+            bench = Pgbench(group, clients=clients, scale=scale or clients)
+            console.print(f"pgbench -i at scale {bench.scale}, in {group.directory}")
+            bench.prepare()
+            console.print(f"{clients} clients for {in_words(lasts)}, a switchover every {in_words(every)}")
+            found = bench.run(lasts, every)
+        except LabError as error:
+            raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(found.as_json()))
+    else:
+        console.print(draw_pgbench(found))
+    if found.lost_commits or not found.sums_agree:
+        raise click.ClickException(f"{found.lost_commits} commits are lost, sums {'agree' if found.sums_agree else 'differ'}")
+    if found.switchovers_not_done:
+        raise click.ClickException(f"{len(found.switchovers_not_done)} switchovers were not done")
 
 
 @lab.command("up")

@@ -1,9 +1,12 @@
 """How the laboratory draws what happens, as it happens, and what came of it."""
 
+from typing import Any
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.lab.pgbench import Benched
 from orchestrator.lab.run import Line, Outcome
 
 STYLES = {
@@ -68,3 +71,37 @@ def draw_summary(outcomes: list[Outcome], summary: dict[str, object]) -> Rendera
         style="bold",
     )
     return Group(table, told)
+
+
+def draw_soak(found: dict[str, Any]) -> RenderableType:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(style="bold")
+    faults = ", ".join(f"{name} {count} times" for name, count in sorted(found["faults"].items()))
+    table.add_row("rounds", f"{found['rounds']} ({faults}), {found['failovers']} failovers in {found['lasted_s']:.0f} s")
+    table.add_row("outage", f"median {found['outage_ms']:.0f} ms, worst {found['outage_worst_ms']:.0f} ms")
+    table.add_row("all in place", f"median {found['whole_after_ms'] / 1000:.1f} s after the fault")
+    table.add_row("slowest rejoin", f"{found['slowest_rejoin_ms'] / 1000:.1f} s")
+    table.add_row("old primaries", ", ".join(f"{how} {count}" for how, count in sorted(found["rejoined"].items())))
+    table.add_row("lost writes", f"{found['lost_writes']} of {found['acknowledged_writes']} acknowledged")
+    table.add_row("two primaries", f"{found['two_primaries_ms']:.0f} ms")
+    table.add_row("left behind", "; ".join(found["leftovers"]) or "nothing")
+    for name, sizes in sorted(found["sizes_at_end"].items()):
+        begin = found["sizes_at_begin"].get(name, {})
+        words = ", ".join(f"{each} {begin.get(each, 0)} -> {size}" for each, size in sizes.items())
+        table.add_row(f"sizes, {name}", words)
+    return table
+
+
+def draw_pgbench(found: Benched) -> RenderableType:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(style="bold")
+    table.add_row("transactions", f"{found.transactions} in {found.lasted_s:.0f} s, {found.transactions_per_s:.0f} per second")
+    table.add_row("switchovers", f"{found.switchovers} done" + "".join(f"; {each}" for each in found.switchovers_not_done))
+    failed = f"{found.failed_transactions} of {found.clients} clients; {found.failed_connections} tries to connect failed"
+    table.add_row("failed transactions", failed)
+    table.add_row("without a commit", f"median {found.stall_ms:.0f} ms per switchover, longest {found.longest_stall_ms:.0f} ms")
+    table.add_row("lost commits", f"{found.lost_commits}; {found.unheard_commits} committed unheard, among the failed")
+    table.add_row("sums", "of history, branches, tellers and accounts agree on every member" if found.sums_agree else "DIFFER")
+    return table

@@ -91,16 +91,23 @@ class ServiceKilled(Fault):
 
 
 class HostKilled(Fault):
-    says = "every process of the primary's host is killed at once: daemon, keeper, server"
+    says = "every process of the primary's host is killed at once: daemon, keeper, server and all that they have started"
     lasts = RESTART_AFTER
 
     def inject(self) -> None:
-        pids = (self._keeper(), self._daemon(), self._service())
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        """Whatever runs there: a host may lose its power while it has no server, or no keeper yet."""
+        host = self.primary
+        pids = (host.daemon.pid if host.daemon else None, host.keeper_pid(self.group.run), host.service_pid())
+        trees = [Tree(pid, began) for pid in pids if pid is not None and (began := started(pid)) is not None]
+        for tree in trees:
+            tree.stop()  # first of all of them: none sees another one die
+        for tree in trees:
+            tree.kill()
+        self._killed = host.daemon
 
     def mend(self) -> None:
-        self._restart_daemon()
+        if self.primary.daemon is self._killed:  # nobody else has brought it back
+            self._restart_daemon()
 
 
 class Isolated(Fault):

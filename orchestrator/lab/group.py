@@ -20,6 +20,7 @@ from typing import Any, Final
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
+from orchestrator.keeper.tree import children, state_of
 from orchestrator.lab.disks import Disk
 from orchestrator.lab.kinds import Kind, LabError
 from orchestrator.lab.postgresql import PostgresqlKind
@@ -114,6 +115,8 @@ class LabGroup:
         self.directory = Path(tempfile.mkdtemp(prefix="tanist-lab-", dir=_fast_directory()))
         self.run = self.directory / "run"
         self.config = self.directory / "tanist.yaml"
+        self.keep_files = False
+        """At the end, for whoever wants to know why."""
         self._service_pids: set[int] = set()
         self._keeper_pids: set[int] = set()
         self.net = _free_net()
@@ -257,9 +260,15 @@ class LabGroup:
                 self._keeper_pids.add(pid)
             if (pid := host.service_pid()) is not None:
                 self._service_pids.add(pid)
-        for pid in (*self._keeper_pids, *self._service_pids):
-            with contextlib.suppress(ChildProcessError):  # those whose parent has ended are ours to collect, as init would
-                os.waitpid(pid, os.WNOHANG)
+        self._collect_orphans()
+
+    def _collect_orphans(self) -> None:
+        """Those whose parent has ended are ours to collect, as init would. What we started ourselves is in our session."""
+        daemons = {host.daemon.pid for host in self.hosts.values() if host.daemon is not None}
+        for pid in children(os.getpid()):
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):
+                if pid not in daemons and state_of(pid) == "Z" and os.getsid(pid) != os.getsid(0):
+                    os.waitpid(pid, os.WNOHANG)
 
     def whole(self) -> str | None:
         """The primary's name when everybody is where they should be; None otherwise."""
@@ -346,7 +355,7 @@ class LabGroup:
                     stderr=subprocess.DEVNULL,
                     check=False,
                 )
-        if os.environ.get("TANIST_LAB_KEEP"):
+        if self.keep_files or os.environ.get("TANIST_LAB_KEEP"):
             return
         shutil.rmtree(self.directory, ignore_errors=True)
 

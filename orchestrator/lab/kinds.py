@@ -57,6 +57,26 @@ class Kind(ABC):
             os.kill(pid, signal.SIGKILL)
 
     @abstractmethod
+    def lost(self, address: str, source: str, numbers: Sequence[int]) -> list[int]:
+        """Those of the acknowledged writes that are not there."""
+
+    @abstractmethod
+    def end_of_data(self, address: str, source: str) -> int:
+        """Where the primary's data ends now."""
+
+    @abstractmethod
+    def arrived(self, address: str, source: str) -> list[int]:
+        """How far each standby has the data that streams from this primary, as the primary knows."""
+
+    def leftovers(self, directory: Path, address: str, me: str, members: Sequence[str]) -> list[str]:
+        """What a running member holds that no member should hold for good, in words."""
+        return []
+
+    def sizes(self, directory: Path) -> dict[str, int]:
+        """Bytes of what could grow without end."""
+        return {}
+
+    @abstractmethod
     def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
         """How many of the acknowledged writes are not there; then all of them are removed, for the next run."""
 

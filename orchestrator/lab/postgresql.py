@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 
@@ -20,6 +20,7 @@ from orchestrator.keeper.tree import started
 from orchestrator.lab.clients import ANSWER_WITHIN, Connection, Failed
 from orchestrator.lab.kinds import Kind, LabError
 from orchestrator.lab.measure import Write
+from orchestrator.services.postgresql.slots import slot_name
 
 END_WITHIN: Final = 3.0
 RUN_AS: Final = "postgres"
@@ -46,6 +47,8 @@ local all all trust
 host all all 127.0.0.0/8 trust
 host replication all 127.0.0.0/8 trust
 """
+SLOT_KEEPS_AT_MOST: Final = 64 << 20
+"""Four segments; the log is kept in segments, and a standby's slots move every few seconds."""
 TABLE: Final = "CREATE TABLE lab (k text PRIMARY KEY, v text NOT NULL);\n"
 
 
@@ -121,6 +124,13 @@ class PostgresqlKind(Kind):
                 return f"PostgreSQL does not run as root, and there is no user {self._run_as}"
         return ""
 
+    def program(self, name: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        path = self._programs / name if self._programs is not None else Path(name)
+        if not path.is_file():
+            raise LabError(f"{name} is not there; Debian: apt-get install postgresql")
+        return str(path)
+
     def prepare(self, directory: Path) -> None:
         """One cluster is made; every member begins with a copy of it."""
         assert self._programs is not None
@@ -195,16 +205,77 @@ class PostgresqlKind(Kind):
             host=address, port=self.port, user="postgres", dbname="postgres", autocommit=True, connect_timeout=5
         )
 
-    def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
+    def lost(self, address: str, source: str, numbers: Sequence[int]) -> list[int]:
+        keys = [f"client:{number}" for number in numbers]
         with self._asked(address) as connection:
-            found = {row[0] for row in connection.execute("SELECT k FROM lab WHERE v = substr(k, 8) AND k LIKE 'client:%'")}
+            rows = connection.execute("SELECT k FROM lab WHERE k = ANY (%s) AND v = substr(k, 8)", (keys,)).fetchall()
+        found = {row[0] for row in rows}
+        return [number for number, key in zip(numbers, keys, strict=True) if key not in found]
+
+    def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
+        lost = self.lost(address, source, numbers)
+        with self._asked(address) as connection:
             connection.execute("TRUNCATE lab")
-        return sum(f"client:{number}" not in found for number in numbers)
+        return len(lost)
+
+    def end_of_data(self, address: str, source: str) -> int:
+        with self._asked(address) as connection:
+            return _number(connection, "SELECT (pg_current_wal_flush_lsn() - '0/0')::bigint")
+
+    def arrived(self, address: str, source: str) -> list[int]:
+        query = "SELECT coalesce(replay_lsn - '0/0', 0)::bigint FROM pg_stat_replication WHERE state = 'streaming'"
+        with self._asked(address) as connection:
+            return [int(row[0]) for row in connection.execute(query)]
+
+    def leftovers(self, directory: Path, address: str, me: str, members: Sequence[str]) -> list[str]:
+        return [*self._strange_slots(address, me, members), *self._strange_files(directory, address)]
+
+    def _strange_slots(self, address: str, me: str, members: Sequence[str]) -> list[str]:
+        """Each member keeps one slot for each of the others, and nothing else; none that has been left behind."""
+        query = """
+            SELECT slot_name, coalesce(wal_status, ''), (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+                   ELSE pg_current_wal_flush_lsn() END - restart_lsn)::bigint FROM pg_replication_slots
+        """
+        with self._asked(address) as connection:
+            rows = connection.execute(query).fetchall()
+        wanted = {slot_name(name) for name in members if name != me}
+        found = [f"slot {name}, which nobody needs" for name, _, _ in rows if name not in wanted]
+        found += [f"slot {name} is missing" for name in sorted(wanted - {row[0] for row in rows})]
+        for name, status, kept in rows:
+            if name in wanted and (status != "reserved" or kept is None or kept > SLOT_KEEPS_AT_MOST):
+                found.append(f"slot {name} is {status} and keeps {(kept or 0) >> 20} MB of WAL")
+        return found
+
+    def _strange_files(self, directory: Path, address: str) -> list[str]:
+        data = directory / "data"
+        with self._asked(address) as connection:
+            is_standby = _number(connection, "SELECT pg_is_in_recovery()::int") == 1
+        found = [f"{each.relative_to(directory)}" for each in sorted(directory.glob("**/*.tanist*"))]
+        unwanted = ["promote", "fallback_promote", "recovery.signal", "backup_label", "tablespace_map", "pg_wal/xlogtemp.*"]
+        unwanted += ["pg_wal/RECOVERY*", "pg_replslot/*.tmp", "pg_replslot/*/*.tmp", "global/*.tmp", "core*"]
+        found += [f"data/{each.relative_to(data)}" for pattern in unwanted for each in sorted(data.glob(pattern))]
+        if not is_standby and (data / "standby.signal").exists():
+            found.append("data/standby.signal on a primary")
+        return [f"file {each}" for each in found]
+
+    def sizes(self, directory: Path) -> dict[str, int]:
+        files = [path for path in (directory / "data" / "pg_wal").iterdir() if path.is_file()]
+        return {
+            "pg_wal": sum(path.stat().st_size for path in files),
+            "history_files": sum(path.suffix == ".history" for path in files),
+            "data_log": (directory / "data.log").stat().st_size if (directory / "data.log").exists() else 0,
+        }
 
     def version(self, address: str, source: str) -> str:
         with self._asked(address) as connection:
             row = connection.execute("SHOW server_version").fetchone()
         return str(row[0]).split()[0] if row is not None else "unknown"
+
+
+def _number(connection: psycopg.Connection[tuple[Any, ...]], query: LiteralString) -> int:
+    row = connection.execute(query).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _newest_programs() -> Path | None:

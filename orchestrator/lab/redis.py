@@ -55,17 +55,38 @@ class RedisKind(Kind):
     def pid_file(self, directory: Path) -> Path:
         return directory / "redis.pid"
 
-    def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
-        lost = 0
+    def lost(self, address: str, source: str, numbers: Sequence[int]) -> list[int]:
+        lost: list[int] = []
         with redis.Redis(address, self.port) as server:
             for begin in range(0, len(numbers), AT_ONCE):
                 part = numbers[begin : begin + AT_ONCE]
-                keys = [f"client:{number}" for number in part]
-                found = server.mget(keys)
+                found = server.mget([f"client:{number}" for number in part])
                 assert isinstance(found, list)
-                lost += sum(value != str(number).encode() for number, value in zip(part, found, strict=True))
-                server.delete(*keys)
+                lost += [number for number, value in zip(part, found, strict=True) if value != str(number).encode()]
         return lost
+
+    def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
+        lost = self.lost(address, source, numbers)
+        with redis.Redis(address, self.port) as server:
+            for begin in range(0, len(numbers), AT_ONCE):
+                server.delete(*[f"client:{number}" for number in numbers[begin : begin + AT_ONCE]])
+        return len(lost)
+
+    def end_of_data(self, address: str, source: str) -> int:
+        return int(self._replication(address)["master_repl_offset"])
+
+    def arrived(self, address: str, source: str) -> list[int]:
+        found = self._replication(address)
+        standbys = [found[f"slave{number}"] for number in range(int(found["connected_slaves"]))]
+        return [int(each["offset"]) for each in standbys if each["state"] == "online"]
+
+    def _replication(self, address: str) -> dict[str, Any]:
+        with redis.Redis(address, self.port, decode_responses=True) as server:
+            found: dict[str, Any] = server.info("replication")
+            return found
+
+    def leftovers(self, directory: Path, address: str, me: str, members: Sequence[str]) -> list[str]:
+        return [f"the file of a copy that was broken off: {path.name}" for path in sorted(directory.glob("temp-*.rdb"))]
 
     def version(self, address: str, source: str) -> str:
         with redis.Redis(address, self.port, decode_responses=True) as server:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from postgresql_servers import (
     NAMES,
+    PROGRAMS,
     Servers,
     copies,
     held,
@@ -558,11 +559,21 @@ def diverge(servers: Servers, lost: int = 20) -> None:
     start_by_hand(servers, "b")
 
 
+def give_certificates(servers: Servers) -> None:
+    """Each member has its own; what is in them is PostgreSQL's to read."""
+    for name in ("a", "b"):
+        key = servers.directory / name / "server.key"
+        key.write_bytes(f"of {name} ".encode() + b"\xff\r\n")
+        if (user := servers.settings(name).run_as) is not None:
+            shutil.chown(key, user, user)
+
+
 def test_an_old_primary_with_diverged_data_is_rewound(pair: Servers):
     async def scenario() -> None:
         a, b = pair.service("a"), pair.service("b")
         hba = (pair.directory / "a" / "pg_hba.conf").read_text() + "# a's own\n"
         (pair.directory / "a" / "pg_hba.conf").write_text(hba)
+        give_certificates(pair)
         diverge(pair)
         await b.ensure(primary(2))
         write(pair, "b", "new")
@@ -572,6 +583,7 @@ def test_an_old_primary_with_diverged_data_is_rewound(pair: Servers):
         assert any("rewinding" in words for words in pair.heard["a"])
         assert not any("copying" in words for words in pair.heard["a"])
         assert (pair.directory / "a" / "pg_hba.conf").read_text() == hba
+        assert (pair.directory / "a" / "server.key").read_bytes() == b"of a \xff\r\n", "not the source's"
         (slot,) = pair.sql("a", "SHOW primary_slot_name")[0]
         assert slot == slot_name("a"), "not the source's"
         assert not a.files.half_copied.exists()
@@ -600,9 +612,45 @@ def test_a_diverged_server_that_runs_as_a_standby_already_is_rewound_too(pair: S
     asyncio.run(scenario())
 
 
+def test_one_that_failed_before_its_promotions_checkpoint_is_rewound_although_it_ran_as_a_standby_since(root: Path):
+    """Its control file is that of a cleanly stopped standby then, and names an older timeline than its log is on."""
+    with copies(root, running=NAMES) as servers:
+
+        async def scenario() -> None:
+            b, c = servers.service("b"), servers.service("c")
+            replicated(servers, "a", "b")
+            replicated(servers, "a", "c")
+            servers.kill("a")
+            ((checkpointer,),) = servers.sql("b", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+            os.kill(checkpointer, signal.SIGSTOP)
+            await b.ensure(primary(2))
+            await c.ensure(standby(2, "b"))
+            await until_view(c, lambda view: view.link_up)
+            write(servers, "b", "kept")
+            replicated(servers, "b", "c")
+            servers.kill("c")
+            write(servers, "b", "lost")
+            servers.kill("b")
+            start_by_hand(servers, "c")
+            await b.ensure(standby(2))  # nobody serves yet
+            await c.ensure(primary(3))
+            await b.control.stop()
+            control = await b.files.control()
+            assert control.is_clean and control.checkpoint_timeline < control.timeline, "what this test is about"
+            await b.ensure(standby(3, "c"))
+            await until_view(b, lambda view: view.link_up)
+            until(lambda: rows(servers, "b") == rows(servers, "c"))
+            assert any("rewinding" in words for words in servers.heard["b"])
+            assert not any("copying" in words for words in servers.heard["b"])
+            await servers.close()
+
+        asyncio.run(scenario())
+
+
 def test_a_base_backup_is_the_last_resort(pair: Servers):
     async def scenario() -> None:
         a, b = pair.service("a", max_rate=64 * 1024 * 1024), pair.service("b")
+        give_certificates(pair)
         diverge(pair)
         await b.ensure(primary(2))
         for each in (pair.directory / "a" / "pg_wal").glob("0*[0-9A-F]"):
@@ -616,6 +664,7 @@ def test_a_base_backup_is_the_last_resort(pair: Servers):
         left = sorted(each.name for each in pair.directory.iterdir() if "tanist" in each.name and each.is_dir())
         assert left == []
         assert pair.sql("a", "SHOW port") == [(str(pair.ports["a"]),)], "its own configuration stands"
+        assert (pair.directory / "a" / "server.key").read_bytes() == b"of a \xff\r\n", "not the source's"
         figures("rejoin by base backup", [took])
         await pair.close()
 
@@ -646,6 +695,74 @@ def test_copies_are_bounded_in_number(pair: Servers):
         await b.ensure(primary(2))
         with pytest.raises(RefusedByPeer, match="a person has to look"):
             await a.ensure(standby(2, "b"))
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_tries_are_counted_anew_once_data_has_arrived(pair: Servers):
+    """Bounded is what fails in a row; a member that fails over every month must not run out of tries after the second."""
+
+    async def scenario() -> None:
+        a, b = pair.service("a", copies=1), pair.service("b")
+        diverge(pair)
+        await b.ensure(primary(2))
+        for _ in range(3):
+            await a.control.stop()
+            a.files.begin_change("base backup from b")  # and then the daemon was killed
+            await a.ensure(standby(2, "b"))
+            await until_view(a, lambda view: view.link_up)
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def without_base_backups(servers: Servers, name: str) -> tuple[Path, Path]:
+    """PostgreSQL's programs, but for a pg_basebackup that only counts how often it was called; and where it counts."""
+    programs, count = servers.directory / "programs", servers.directory / "count"
+    programs.mkdir()
+    for each in PROGRAMS.iterdir():
+        (programs / each.name).symlink_to(each)
+    (programs / "pg_basebackup").unlink()
+    (programs / "pg_basebackup").write_text(f"#!/bin/sh\necho called >>{count}\necho no >&2\nexit 1\n")
+    (programs / "pg_basebackup").chmod(0o755)
+    count.touch(0o666)
+    count.chmod(0o666)
+    return programs, count
+
+
+def test_a_copy_that_fails_is_tried_twice_and_again_only_when_there_is_another_primary(pair: Servers):
+    async def scenario() -> None:
+        programs, count = without_base_backups(pair, "a")
+        a, b = pair.service("a", bin_directory=programs), pair.service("b")
+        diverge(pair)
+        await b.ensure(primary(2))
+        a.files.begin_change("base backup from b")  # and then the daemon was killed
+        for _ in range(2):
+            with pytest.raises(RefusedByPeer, match="pg_basebackup"):
+                await a.ensure(standby(2, "b"))
+        for _ in range(3):
+            with pytest.raises(RefusedByPeer, match="a person has to look"):
+                await a.ensure(standby(2, "b"))
+        assert count.read_text().count("called") == 2
+        with pytest.raises(RefusedByPeer, match="pg_basebackup"):
+            await a.ensure(standby(3, "b"))
+        assert count.read_text().count("called") == 3
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_base_backup_takes_no_more_of_the_network_than_it_may(pair: Servers):
+    async def scenario() -> None:
+        rate = 8 * 1024 * 1024
+        a, b = pair.service("a", max_rate=rate), pair.service("b")
+        diverge(pair)
+        await b.ensure(primary(2))
+        ((size,),) = pair.sql("b", "SELECT sum(pg_database_size(oid))::bigint FROM pg_database")
+        a.files.begin_change("base backup from b")  # and then the daemon was killed
+        took = await timed(a.ensure(standby(2, "b")))
+        assert took > 0.8 * size / rate, f"{size} bytes in {took:.1f} s"
         await pair.close()
 
     asyncio.run(scenario())

@@ -37,7 +37,8 @@ def _sync_file_system(path: Path) -> None:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="surrogateescape")
+    """Byte for byte: the ends of its lines are the member's own, too."""
+    return path.read_bytes().decode(errors="surrogateescape")
 
 
 def _end_of(path: Path, begin: int) -> str:
@@ -64,6 +65,8 @@ class ControlData:
     checkpoint: int
     timeline: int
     """The newer of the last checkpoint's and the one up to which recovery must come."""
+    checkpoint_timeline: int
+    """Lags after a promotion, until its checkpoint is done: minutes, on a busy server."""
     recovery_end: int
     segment_bytes: int
     page_bytes: int
@@ -88,6 +91,7 @@ def read_control(text: str) -> ControlData:
             state=said["Database cluster state"],
             checkpoint=lsn.parse(said["Latest checkpoint location"]),
             timeline=max(int(said["Latest checkpoint's TimeLineID"]), int(said["Min recovery ending loc's timeline"])),
+            checkpoint_timeline=int(said["Latest checkpoint's TimeLineID"]),
             recovery_end=lsn.parse(said["Minimum recovery ending location"]),
             segment_bytes=int(said["Bytes per WAL segment"]),
             page_bytes=int(said["WAL block size"]),
@@ -177,7 +181,7 @@ class DataDirectory:
         temporary = path.with_name(f"{path.name}.tanist")
         owner = self.path.stat()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             if os.geteuid() == 0:
                 os.fchown(stream.fileno(), owner.st_uid, owner.st_gid)
             stream.write(text)

@@ -148,8 +148,8 @@ class Fitter:
         control = await files.control()
         if not (control.wal_log_hints or control.checksums):
             raise CannotStart("pg_rewind needs wal_log_hints or data checksums, and this data has neither")
-        await self._settle(control, doing)
         version = files.version()
+        await self._settle(control, doing, version.rewind_needs_checkpoint)
         if version.rewind_needs_checkpoint:
             await source.checkpoint_if_its_timeline_is_new(theirs.timelines.number)
         own = files.own_files()
@@ -180,17 +180,23 @@ class Fitter:
         await files.sync()
         files.end_change()
 
-    async def _settle(self, control: ControlData, doing: Callable[[str], None]) -> None:
-        """pg_rewind wants a clean shutdown. Recovery runs where no client can reach it."""
-        if control.is_clean:
-            return
-        doing("recovering after a crash, before the rewind")
-        await self._control.wait_for_the_last_one()
+    async def _settle(self, control: ControlData, doing: Callable[[str], None], needs_checkpoint: bool) -> None:
+        """pg_rewind wants a clean shutdown. Recovery runs where no client can reach it.
+
+        A primary that failed before the checkpoint of its promotion was done, and that has been started as a standby since,
+        was shut down cleanly with a last checkpoint on an older timeline: recovery as a primary writes one on its own.
+        """
         files, settings = self._files, self._files.settings
-        if control.was_standby:
-            await self._control.start_standby(doing)
-            await self._control.stop()
+        if not control.is_clean:
+            doing("recovering after a crash, before the rewind")
+            await self._control.wait_for_the_last_one()
+            if control.was_standby:
+                await self._control.start_standby(doing)
+                await self._control.stop()
+                control = await files.control()
+        if control.is_clean and (control.checkpoint_timeline == control.timeline or not needs_checkpoint):
             return
+        doing("recovering to the end of its log, before the rewind")
         (files.path / "standby.signal").unlink(missing_ok=True)  # the single-user server refuses to be a standby
         command: list[str | Path] = [programs(settings) / "postgres", "--single", "-F", *settings.options]
         command += ["-c", "archive_mode=off", "-c", "shared_preload_libraries=", "-c", "synchronous_standby_names=", "template1"]

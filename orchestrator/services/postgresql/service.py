@@ -107,6 +107,8 @@ class PostgresqlService:
         """What is under way that takes time, for people: `copying from db1: 34 % of 1200 MB`."""
         self.progress: Callable[[str], None] = lambda words: None
         """Told of every change of `doing`."""
+        self.rejoined: Callable[[str, str], None] = lambda how, words: None
+        """Told, for the history, that the data here was changed so that it can follow: `rewound` or `copied`, and why."""
 
     async def why_not_start(self) -> str:
         return await hindrances.why_not_start(self.settings)
@@ -257,6 +259,8 @@ class PostgresqlService:
     async def ensure(self, wanted: EnsureService) -> ServiceView:
         if wanted.epoch < self._obeyed_epoch:
             raise RefusedByPeer(f"epoch {wanted.epoch} is older than epoch {self._obeyed_epoch}, which was obeyed already")
+        if wanted.epoch > self._obeyed_epoch:
+            self._tries = {Fitness.REWIND: 0, Fitness.COPY: 0}  # another primary: what failed with the one before says little
         self._obeyed_epoch = wanted.epoch
         try:
             match wanted.role:
@@ -422,9 +426,11 @@ class PostgresqlService:
             self._tries[Fitness.REWIND] += 1
             try:
                 await self._fitter.rewind(source, theirs, self._do)
+                self.rejoined("rewound", f"rewound to {source.name}: {self._fitter.reason}")
                 return
             except (CannotStart, NoData) as error:
-                self.progress(f"the rewind failed, a new copy is the last resort: {_one_line(error)}")
+                self._fitter.reason = f"the rewind failed: {_one_line(error)}"
+                self.progress(f"{self._fitter.reason}; a new copy is the last resort")
         await self._copy(source)
 
     async def _fitness(self, source: Source, theirs: Identity) -> tuple[Fitness, bool]:
@@ -451,7 +457,9 @@ class PostgresqlService:
         slot = slots.slot_name(self.settings.name) if self.settings.slots else None
         if slot is not None:
             await source.ensure_slot(slot)
+        reason = self._fitter.reason or "there was no whole database here"
         await copying.copy(self.files, source, self._do, slot=slot)
+        self.rejoined("copied", f"copied anew from {source.name}: {reason}")
 
     def _source(self, name: NodeName) -> Source:
         member = self._members[name]

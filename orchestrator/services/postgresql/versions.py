@@ -26,7 +26,7 @@ class Version:
 
     @property
     def rewind_needs_checkpoint(self) -> bool:
-        """Before 16 pg_rewind reads the source's timeline from its control file, which lags until a checkpoint."""
+        """Before 16 pg_rewind takes each side's timeline from its last checkpoint, which lags behind a promotion."""
         return self.major < 16
 
     @property
