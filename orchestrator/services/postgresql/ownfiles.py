@@ -12,6 +12,8 @@ _INCLUDE: Final = re.compile(r"^\s*(include_dir|include_if_exists|include)\b\s*=
 _NAMED: Final = re.compile(
     r"^\s*(hba_file|ident_file|ssl_(?:cert|key|ca|crl|dh_params)_file)\s*=?\s*('(?:[^']|'')*'|[^#\s]+)", re.I
 )
+KEPT: Final = (".conf", ".crt", ".key", ".crl", ".pem")
+"""What lies beside them under these endings is the member's own too, named there or not."""
 DEEPEST: Final = 10
 """As the server: a file that includes itself is an error there."""
 
@@ -19,6 +21,8 @@ DEEPEST: Final = 10
 def find(data: Path, configuration: Path) -> set[Path]:
     """Those that lie in the data directory: what lies elsewhere (Debian: below /etc) nobody overwrites."""
     found = {data / name for name in ALWAYS}
+    if data.is_dir():
+        found |= {path for path in data.iterdir() if path.suffix in KEPT}
     for start in (configuration, data / "postgresql.auto.conf"):
         for path in _read(start, data, 0):
             found.add(path)
