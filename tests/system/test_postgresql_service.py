@@ -36,7 +36,7 @@ from orchestrator.domain.observations import Abstained, Answered, Refused, Role,
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.verdicts import Diagnosis
 from orchestrator.ports import NotConfirmed, RefusedByPeer, Unreachable
-from orchestrator.services.postgresql import postmaster, slots
+from orchestrator.services.postgresql import postmaster, service, slots
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.postgresql.slots import slot_name
 from orchestrator.services.postgresql.synchronous import Synchronous, SynchronousMode
@@ -618,9 +618,10 @@ def test_one_that_failed_before_its_promotions_checkpoint_is_rewound_although_it
 
         async def scenario() -> None:
             b, c = servers.service("b"), servers.service("c")
+            servers.kill("c")  # first of all: it must not have more of a's log than b
             replicated(servers, "a", "b")
-            replicated(servers, "a", "c")
-            await servers.service("a").control.stop(only_fast=True)  # both have the very same
+            servers.kill("a")
+            start_by_hand(servers, "c")
             ((checkpointer,),) = servers.sql("b", "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
             os.kill(checkpointer, signal.SIGSTOP)
             await b.ensure(primary(2))
@@ -632,8 +633,8 @@ def test_one_that_failed_before_its_promotions_checkpoint_is_rewound_although_it
             write(servers, "b", "lost")
             servers.kill("b")
             start_by_hand(servers, "c")
-            await c.ensure(primary(3))  # before b is back, which would hand over what is to be lost
-            await b.ensure(standby(2))  # it has not been told
+            await b.ensure(standby(2))  # nobody serves yet
+            await c.ensure(primary(3))
             await b.control.stop()
             control = await b.files.control()
             assert control.is_clean and control.checkpoint_timeline < control.timeline, "what this test is about"
@@ -666,6 +667,51 @@ def test_a_base_backup_is_the_last_resort(pair: Servers):
         assert pair.sql("a", "SHOW port") == [(str(pair.ports["a"]),)], "its own configuration stands"
         assert (pair.directory / "a" / "server.key").read_bytes() == b"of a \xff\r\n", "not the source's"
         figures("rejoin by base backup", [took])
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_small_database_is_copied_when_a_rewind_would_fetch_more(pair: Servers, monkeypatch: pytest.MonkeyPatch):
+    """pg_rewind copies all of pg_wal, whatever it needs of it."""
+    monkeypatch.setattr(service, "WAL_WORTH_A_COPY", 1 << 20)
+
+    async def scenario() -> None:
+        a, b = pair.service("a"), pair.service("b")
+        diverge(pair)
+        await b.ensure(primary(2))
+        for number in range(4):
+            write(pair, "b", f"in segment {number}")
+            pair.sql("b", "SELECT pg_switch_wal()")
+        told: list[tuple[str, str]] = []
+        a.rejoined = lambda how, words: told.append((how, words))
+        await a.ensure(standby(2, "b"))
+        await until_view(a, lambda view: view.link_up)
+        until(lambda: rows(pair, "a") == rows(pair, "b"))
+        ((how, words),) = told
+        assert how == "copied" and "goes on past" in words and "a rewind would copy all" in words
+        assert not any("rewinding" in each for each in pair.heard["a"])
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
+def test_when_that_copy_fails_it_is_rewound(pair: Servers, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(service, "WAL_WORTH_A_COPY", 1 << 20)
+
+    async def scenario() -> None:
+        programs, count = without_base_backups(pair)
+        a, b = pair.service("a", bin_directory=programs), pair.service("b")
+        diverge(pair)
+        await b.ensure(primary(2))
+        for number in range(4):
+            write(pair, "b", f"in segment {number}")
+            pair.sql("b", "SELECT pg_switch_wal()")
+        await a.ensure(standby(2, "b"))
+        await until_view(a, lambda view: view.link_up)
+        until(lambda: rows(pair, "a") == rows(pair, "b"))
+        assert count.read_text().count("called") == 1
+        assert any("rewinding" in each for each in pair.heard["a"])
         await pair.close()
 
     asyncio.run(scenario())
@@ -717,7 +763,7 @@ def test_tries_are_counted_anew_once_data_has_arrived(pair: Servers):
     asyncio.run(scenario())
 
 
-def without_base_backups(servers: Servers, name: str) -> tuple[Path, Path]:
+def without_base_backups(servers: Servers) -> tuple[Path, Path]:
     """PostgreSQL's programs, but for a pg_basebackup that only counts how often it was called; and where it counts."""
     programs, count = servers.directory / "programs", servers.directory / "count"
     programs.mkdir()
@@ -733,7 +779,7 @@ def without_base_backups(servers: Servers, name: str) -> tuple[Path, Path]:
 
 def test_a_copy_that_fails_is_tried_twice_and_again_only_when_there_is_another_primary(pair: Servers):
     async def scenario() -> None:
-        programs, count = without_base_backups(pair, "a")
+        programs, count = without_base_backups(pair)
         a, b = pair.service("a", bin_directory=programs), pair.service("b")
         diverge(pair)
         await b.ensure(primary(2))

@@ -56,7 +56,7 @@ async def copy(files: DataDirectory, source: Source, doing: Callable[[str], None
         )
     if (files.path / "pg_wal").is_symlink():
         raise RefusedByPeer(f"{files.path}/pg_wal is a link to another file system: copy this member by hand")
-    in_place = files.path.is_mount() or files.path.is_symlink()
+    in_place = is_in_place(files)
     broken = files.half_copied.exists()
     _check_room(files, size, empties=in_place or broken)
     files.begin_change(f"base backup from {source.name}")
@@ -81,6 +81,11 @@ async def copy(files: DataDirectory, source: Source, doing: Callable[[str], None
     files.put_back(own)
     files.make_standby()
     files.end_change()
+
+
+def is_in_place(files: DataDirectory) -> bool:
+    """The old data has to go before the copy begins: its directory cannot be put in the place of another."""
+    return files.path.is_mount() or files.path.is_symlink()
 
 
 def _check_room(files: DataDirectory, size: int, *, empties: bool) -> None:

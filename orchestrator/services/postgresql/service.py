@@ -45,6 +45,8 @@ CAUGHT_UP_WITHIN: Span = 30.0
 RETRY: Final = "100ms"
 ERRANDS_EVERY: Span = 1.0
 """More often where a look may take less than that: what an errand shows is seen as soon as policy wants it to be."""
+WAL_WORTH_A_COPY: Final = 256 << 20
+"""Bytes of the source's pg_wal up to which a rewind is never slow enough to ask whether a copy would be less."""
 STALL_SLACK: Span = 0.5
 """A look that came back this share of its deadline late was late because we were."""
 
@@ -422,6 +424,8 @@ class PostgresqlService:
             self._do("stopping, to be rewound")
             await self._end_connections()
             await self.control.stop()
+        if fitness is Fitness.REWIND and await self._is_copied_instead(source):
+            return
         if fitness is Fitness.REWIND and self._tries[Fitness.REWIND] < self.settings.rewinds:
             self._tries[Fitness.REWIND] += 1
             try:
@@ -432,6 +436,26 @@ class PostgresqlService:
                 self._fitter.reason = f"the rewind failed: {_one_line(error)}"
                 self.progress(f"{self._fitter.reason}; a new copy is the last resort")
         await self._copy(source)
+
+    async def _is_copied_instead(self, source: Source) -> bool:
+        """pg_rewind copies all of the source's pg_wal: beside a small database that is most of what it fetches.
+
+        Only where the old data stays until the copy is complete; when that fails, a rewind is still possible.
+        """
+        wal, (size, _) = await source.wal_size(), await source.size_and_tablespaces()
+        if wal <= max(size, WAL_WORTH_A_COPY) or copying.is_in_place(self.files):
+            return False
+        diverged = self._fitter.reason
+        self._fitter.reason = (
+            f"{diverged}; a rewind would copy all {wal >> 20} MB of its pg_wal, the database has {size >> 20} MB"
+        )
+        try:
+            await self._copy(source)
+        except (CannotStart, RefusedByPeer) as error:
+            self.progress(f"the copy failed, it is rewound: {_one_line(error)}")
+            self._fitter.reason = diverged
+            return False
+        return True
 
     async def _fitness(self, source: Source, theirs: Identity) -> tuple[Fitness, bool]:
         if self.files.half_copied.exists():

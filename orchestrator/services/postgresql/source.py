@@ -99,6 +99,12 @@ class Source:
             ((size, places),) = await _ask(connection, query)
             return int(size or 0), tuple(places)
 
+    async def wal_size(self) -> int:
+        """Bytes of its pg_wal, every file of it."""
+        async with self._as_superuser(ASK_WITHIN) as connection:
+            ((size,),) = await _ask(connection, "SELECT coalesce(sum(size), 0)::bigint FROM pg_catalog.pg_ls_waldir()")
+            return int(size)
+
     def words(self, *, follow: bool, database: str | None = None) -> dict[str, str]:
         return conninfo.to_member(self.settings, self.host, self.port, follow=follow, database=database)
 
