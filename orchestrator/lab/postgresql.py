@@ -281,6 +281,6 @@ def _number(connection: psycopg.Connection[tuple[Any, ...]], query: LiteralStrin
 def _newest_programs() -> Path | None:
     """Whoever puts a server on PATH means that one (Debian puts none there); else the newest of Debian's."""
     if (chosen := shutil.which("postgres")) is not None:
-        return Path(chosen).parent
+        return Path(chosen).resolve().parent  # a link to one program alone is not where the others are
     found = [each.parent for each in DEBIAN_PROGRAMS.glob("*/bin/postgres") if each.parent.parent.name.isdigit()]
     return max(found, key=lambda path: int(path.parent.name), default=None)

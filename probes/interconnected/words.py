@@ -14,16 +14,24 @@ LETTER_BYTES: Final = 12
 
 
 def encode(statement: Statement) -> bytes:
-    """Only what differs from an empty statement, so that a beat stays small; a long reason is cut to what a beat can carry."""
+    """Only what differs from an empty statement, so that a beat stays small; long sentences are cut to what a beat can carry."""
     words = _pack(statement)
     if len(words) > MAX_WORDS_BYTES:
         statement = replace(statement, why_not=statement.why_not[:MAX_WORDS_BYTES])
         words = _pack(statement)
     while len(words) > MAX_WORDS_BYTES and statement.why_not:
-        most = (len(words) - MAX_WORDS_BYTES) // LETTER_BYTES + 1
-        statement = replace(statement, why_not=statement.why_not[:-most])
+        statement = replace(statement, why_not=statement.why_not[: -_too_many(words)])
+        words = _pack(statement)
+    while len(words) > MAX_WORDS_BYTES and statement.finding is not None and statement.finding.words:
+        shorter = replace(statement.finding, words=statement.finding.words[: -_too_many(words)])
+        statement = replace(statement, finding=shorter)
         words = _pack(statement)
     return words
+
+
+def _too_many(words: bytes) -> int:
+    """Letters, at the least, that have to go."""
+    return (len(words) - MAX_WORDS_BYTES) // LETTER_BYTES + 1
 
 
 def _pack(statement: Statement) -> bytes:
