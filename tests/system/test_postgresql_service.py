@@ -633,8 +633,8 @@ def test_one_that_failed_before_its_promotions_checkpoint_is_rewound_although_it
             write(servers, "b", "lost")
             servers.kill("b")
             start_by_hand(servers, "c")
-            await b.ensure(standby(2))  # nobody serves yet
-            await c.ensure(primary(3))
+            await c.ensure(primary(3))  # before b is back, which would hand over what is to be lost
+            await b.ensure(standby(2))  # it has not been told
             await b.control.stop()
             control = await b.files.control()
             assert control.is_clean and control.checkpoint_timeline < control.timeline, "what this test is about"
