@@ -3,8 +3,9 @@
 from typing import Final
 
 from orchestrator.domain import commands
-from orchestrator.domain.effects import EnsureClients, History, ReadMediator, Remember, Run, TellKeeper
+from orchestrator.domain.effects import EnsureClients, History, NoticeKind, ReadMediator, Remember, Run, TellKeeper
 from orchestrator.domain.observations import Health, Hold, KeeperView, Role, ServiceView, Statement
+from orchestrator.domain.record import Record
 from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
 from orchestrator.engine import electing
@@ -175,8 +176,16 @@ def _remember(turn: Turn) -> None:
         served = record.epoch
     history = History(record=record, served_epoch=served, whole=_whole(state))
     if history != state.history:
+        _tell_new_primary(turn, state.history.record, record)
         turn.change(history=history)
         turn.emit(Remember(history))
+
+
+def _tell_new_primary(turn: Turn, before: Record | None, record: Record) -> None:
+    """Whoever had no part in it keeps the reason too."""
+    if record.primary.name != turn.state.me and (before is None or before.epoch < record.epoch):
+        text = f"{record.primary.name} is primary in epoch {record.epoch}: {record.reason}"
+        turn.notice(NoticeKind.EVENT, "new primary", text)
 
 
 def _whole(state: State) -> Run | None:

@@ -1,5 +1,6 @@
 """Disks that stall and fill up, and a postmaster that is stopped while its backends serve on, in groups of real servers."""
 
+import os
 import signal
 import subprocess
 import time
@@ -62,7 +63,7 @@ def test_what_keeps_a_primary_from_its_work_is_found_in_policys_time_and_named_b
     successor = group.hosts[found.primary_after]
     explained = successor.api.get(f"/v1/groups/{GROUP}/explain")
     assert diagnosis in explained["reason"]
-    for host in group.members:
+    for host in group.hosts.values():
         told = host.api.get(f"/v1/groups/{GROUP}/history?last=40")
         assert any(diagnosis in entry["text"] for entry in told), host.name
 
@@ -125,15 +126,12 @@ def test_a_member_that_is_copied_tells_everybody_how_far_it_is(group: LabGroup):
     (copied.disk.at / "data" / "PG_VERSION").rename(copied.disk.at / "data" / "PG_VERSION.away")
     group.kind.end(pid)
     copier = until(lambda: program_of(str(copied.disk.at), "pg_basebackup"))
-    signal_all = [copier]
-    for each in signal_all:
-        subprocess.run(["kill", f"-{signal.SIGSTOP.value}", str(each)], check=False)
+    os.kill(copier, signal.SIGSTOP)
     try:
         until(lambda: "copying from" in reason_of(group, other.name, copied.name))
         print(f"\n{other.name} is told: {reason_of(group, other.name, copied.name)}")
     finally:
-        for each in signal_all:
-            subprocess.run(["kill", f"-{signal.SIGCONT.value}", str(each)], check=False)
+        os.kill(copier, signal.SIGCONT)
     assert group.wait_whole(WHOLE_WITHIN) == primary
 
 

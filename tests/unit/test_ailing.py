@@ -15,6 +15,7 @@ from scenarios import (
     peers_of,
     policy,
     primary_says,
+    record,
     service,
     serving,
     state,
@@ -219,6 +220,16 @@ def test_the_level_of_what_was_found_counts_behind_a_release():
     assert engine.state.verdict is not None and engine.state.verdict.diagnosis is Diagnosis.RELEASED
     assert str(STALLED) in engine.state.verdict.sentence
     assert gates.may_act(engine.state) is Permission.ASK
+
+
+@pytest.mark.parametrize("me", ["db3", "app1"])
+def test_whoever_had_no_part_in_a_takeover_keeps_its_reason(me: str):
+    engine = Engine(state(me))
+    engine.tick()
+    said = notices(engine.read(record(6, 4, "db2", ("db3",), reason=f"failover to db2: {STALLED}"), after=0.1))
+    assert f"db2 is primary in epoch 4: failover to db2: {STALLED}" in said
+    said = notices(engine.read(record(7, 4, "db2", ("db1", "db3")), after=0.1))
+    assert not any("is primary" in text for text in said), "told once"
 
 
 def test_a_standby_tells_how_long_ago_its_primary_was_heard_by_the_service():
