@@ -11,6 +11,7 @@ from orchestrator.engine.state import Phase
 from orchestrator.engine.step import Step
 
 if TYPE_CHECKING:
+    from orchestrator.services.memory import Instance
     from orchestrator.simulation.world import World
 
 
@@ -35,6 +36,11 @@ class Broken(AssertionError):
         self.promise = promise
 
 
+def _holds_data(instance: Instance) -> bool:
+    """What an emptied server took in, while its keeper stood still, is no data that another one could wipe: the guide's limit."""
+    return instance.offset > 0 and not instance.history.startswith("empty-")
+
+
 class Checkers:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -53,7 +59,7 @@ class Checkers:
             instance, keeper = hosts[name].instance, hosts[name].keeper
             if instance is None or instance.offset or keeper is None or keeper.frozen:
                 continue  # while nothing runs that could close it, the gate is open to its end
-            full = [other for other, host in hosts.items() if host.instance is not None and host.instance.offset]
+            full = [other for other, host in hosts.items() if host.instance is not None and _holds_data(host.instance)]
             if full:
                 self.broken("P3", f"{name} serves empty, and {', '.join(full)} would copy the emptiness")
 
