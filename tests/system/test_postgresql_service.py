@@ -221,6 +221,28 @@ def test_a_commit_that_does_not_reach_the_disk_is_seen_although_reads_answer(pai
     asyncio.run(scenario())
 
 
+def test_a_late_connection_and_a_late_commit_are_told_as_what_explains_both(pair: Servers):
+    """The disk stalls between the two, so that the connection is out before the commit is due again."""
+
+    async def scenario() -> None:
+        a = pair.service("a")
+        await until_view(a, lambda view: a._writer.backend != 0)
+        await until_seen(lambda: a.look(5.0), lambda outcome: not a._commit.late and not a._fresh.late)
+        stopped = (pair.tree("a").pid, a._writer.backend)
+        a._fresh.send(0.0)
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            assert code_of(await a.look(0.3)) is Diagnosis.STALLED_STORAGE, "at the first look that waits for either"
+        finally:
+            for pid in reversed(stopped):
+                os.kill(pid, signal.SIGCONT)
+        await until_seen(lambda: a.look(0.3), well)
+        await pair.close()
+
+    asyncio.run(scenario())
+
+
 def test_the_write_probe_really_commits(pair: Servers):
     async def scenario() -> None:
         a = pair.service("a")

@@ -176,8 +176,9 @@ class PostgresqlService:
             await self._commit.stop()
             self._writer.cut()
             errands.remove(self._commit)
-        for errand in errands:  # all at once: what is late together is told apart by what explains the other
-            errand.send(every)
+        one_is_late = any(errand.late for errand in errands)
+        for errand in errands:  # all at once, and at once when one is late: which of them explains the others?
+            errand.send(0.0 if one_is_late else every)
         found = [await errand.result() for errand in errands]
         found.append(await self._ask_for_load(view.role, every))
         told = [each for each in found if each is not None]
