@@ -137,6 +137,8 @@ class PostgresqlService:
         try:
             async with asyncio.timeout(within):
                 answered = await self._look_once_more()
+                if answered.link_up:  # right after a start the link may not stand yet
+                    self._tries = {Fitness.REWIND: 0, Fitness.COPY: 0}
                 after = time.monotonic() - began
                 found = await self._tend_errands(answered, min(ERRANDS_EVERY, within))
         except TimeoutError:
