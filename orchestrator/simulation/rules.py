@@ -454,8 +454,9 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         name="covered-before-counted",
         number="9",
-        says="a newcomer is waited for by every write before it may take over",
-        off=(Instead(replicas, "cover", _always),),
+        says="a newcomer is waited for by every write before it may take over (implied by the next rule, so both are off)",
+        shown_by="back, and needed at once",
+        off=(Instead(replicas, "cover", _always), Instead(replicas, "behind", _nobody)),
         synchronous=True,
     ),
     Rule(
