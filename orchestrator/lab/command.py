@@ -283,6 +283,7 @@ def pgbench(settings: LabSettings, clients: int, scale: int | None, lasts: Span,
             console.print(f"{clients} clients for {in_words(lasts)}, a switchover every {in_words(every)}")
             found = bench.run(lasts, every)
         except LabError as error:
+            group.keep_files = True
             raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(found.as_json()))

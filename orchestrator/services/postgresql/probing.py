@@ -41,10 +41,11 @@ class Errand:
 
     async def result(self) -> Finding | None:
         """The newest; waits for one that is out. The caller bounds the wait, which does not end the errand."""
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=GRACE if self._is_fresh else None)
-            if self._task.done():
-                task, self._task = self._task, None
+        task = self._task
+        if task is not None:
+            await asyncio.wait({task}, timeout=GRACE if self._is_fresh else None)
+            if task.done() and self._task is task:  # it may have been given up meanwhile: a switchover stops the server
+                self._task = None
                 self.found = task.result()
         return self.found
 
