@@ -19,6 +19,9 @@ from orchestrator.keeper.gate import Gate, NoGate
 LAY_AGAIN: Span = 30.0
 """How often a gate that could not be laid is tried again."""
 
+LAY_AT_ONCE: Final = 3
+"""How often in a row, when somebody takes the rules away right after they were laid."""
+
 SLOW: Span = 0.002
 """The kernel counts an element's time from when it takes it up: after a call that took longer it is set anew."""
 
@@ -102,19 +105,18 @@ class GateHand:
         return None if self._lay_at == FOREVER else max(0.0, self._lay_at - self._now())
 
     def _lay(self) -> None:
-        try:
-            self._gate.lay()
-        except NoGate as error:
-            self._lay_at = self._now() + LAY_AGAIN
-            self._refuse(str(error))
-            return
-        self._lay_at = FOREVER
-        if not self._try(self._until):
-            self._lay_at = self._now() + LAY_AGAIN
-            self._refuse("the rules were laid and do not stand")
-            return
-        self._become(State.STANDS)
-        self._note_on_disk()
+        for _ in range(LAY_AT_ONCE):
+            try:
+                self._gate.lay()
+            except NoGate as error:
+                self._refuse(str(error))
+                return
+            if self._try(self._until):
+                self._lay_at = FOREVER
+                self._become(State.STANDS)
+                self._note_on_disk()
+                return
+        self._refuse("somebody takes the rules away as soon as they are laid")
 
     def _serve(self, until: Instant, *, sure: bool) -> None:
         if (sure or until != self._set) and not self._try(until):
@@ -147,6 +149,7 @@ class GateHand:
             self._say(f"{self._mark} cannot be made ({error.strerror}): a gate after a reboot comes late")
 
     def _refuse(self, reason: str) -> None:
+        self._lay_at = self._now() + LAY_AGAIN
         said = f"NO GATE: {reason}: when keeper and daemon both stand still, nothing ends the right"
         self._become(State.REFUSED, said if reason != self.why_refused else "", why=reason)
 

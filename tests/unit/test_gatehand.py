@@ -26,6 +26,8 @@ class Kernel:
         self.inside = threading.Event()
         self.clock = 100.0
         self.takes = 0.0
+        self.taken_away = 0
+        """How often the rules are taken away as soon as they are laid."""
         self.closed = False
 
     def now(self) -> float:
@@ -35,7 +37,7 @@ class Kernel:
         if self.why_not:
             raise NoGate(self.why_not)
         self.laid += 1
-        self.rules = True
+        self.rules = self.laid > self.taken_away
 
     def rules_stand(self) -> bool:
         return self.rules
@@ -131,6 +133,20 @@ def test_rules_that_were_taken_away_are_laid_again(kernel: Kernel, hand: GateHan
     hand.make_sure()
     until(lambda: kernel.laid == 2 and hand.state is State.STANDS)
     assert list(hand.news) == ["the gate is gone: laying it again"]
+
+
+def test_rules_that_are_taken_away_as_soon_as_they_are_laid_are_laid_again_at_once(kernel: Kernel, hand: GateHand):
+    kernel.taken_away = 2
+    hand.start(150.0)
+    until(lambda: hand.state is not State.LAYING)
+    assert (hand.state, kernel.laid, list(hand.news)) == (State.STANDS, 3, [])
+
+
+def test_whoever_takes_them_away_every_time_is_told_of(kernel: Kernel, hand: GateHand):
+    kernel.taken_away = 99
+    hand.start(150.0)
+    until(lambda: hand.state is State.REFUSED)
+    assert "takes the rules away" in hand.why_refused
 
 
 def test_what_is_refused_is_said_once_and_tried_again(kernel: Kernel, hand: GateHand):
