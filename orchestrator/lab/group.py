@@ -20,9 +20,10 @@ from typing import Any, Final
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
-from orchestrator.keeper.tree import children, state_of
+from orchestrator.keeper.tree import state_of
 from orchestrator.lab.disks import Disk
 from orchestrator.lab.kinds import Kind, LabError
+from orchestrator.lab.orphans import Orphans
 from orchestrator.lab.postgresql import PostgresqlKind
 from orchestrator.lab.redis import RedisKind
 from orchestrator.services.starting import PR_SET_PDEATHSIG
@@ -79,7 +80,7 @@ def _pid_in(path: Path) -> int | None:
         pid = int(path.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return None
-    return pid if Path(f"/proc/{pid}").exists() else None
+    return pid if state_of(pid) not in (None, "Z", "X") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +156,8 @@ class LabGroup:
     def start(self) -> None:
         self.kind.require()
         self.kind.prepare(self.directory)
-        _become_reaper()
+        Orphans.adopt()
+        self._adopts = True
         (self.directory / "key").write_text(secrets.token_hex(32))
         (self.directory / "key").chmod(0o600)
         (self.directory / "primary.conf.j2").write_text(TEMPLATE)
@@ -233,6 +235,7 @@ class LabGroup:
                 start_new_session=True,
                 preexec_fn=_die_with_lab,
             )
+        Orphans.except_for(popen.pid)
         host.daemon = Process(popen)
 
     def epoch(self) -> int:
@@ -260,15 +263,7 @@ class LabGroup:
                 self._keeper_pids.add(pid)
             if (pid := host.service_pid()) is not None:
                 self._service_pids.add(pid)
-        self._collect_orphans()
-
-    def _collect_orphans(self) -> None:
-        """Those whose parent has ended are ours to collect, as init would. What we started ourselves is in our session."""
-        daemons = {host.daemon.pid for host in self.hosts.values() if host.daemon is not None}
-        for pid in children(os.getpid()):
-            with contextlib.suppress(ChildProcessError, ProcessLookupError):
-                if pid not in daemons and state_of(pid) == "Z" and os.getsid(pid) != os.getsid(0):
-                    os.waitpid(pid, os.WNOHANG)
+        Orphans.collect()
 
     def whole(self) -> str | None:
         """The primary's name when everybody is where they should be; None otherwise."""
@@ -276,6 +271,7 @@ class LabGroup:
         return None if self.why_not_whole() else self._primary
 
     _primary: str | None = None
+    _adopts = False
 
     def why_not_whole(self) -> str:
         reports = {}
@@ -343,7 +339,10 @@ class LabGroup:
         for pid in self._service_pids:
             if _is_ours(pid, self.directory, self.net):
                 self.kind.end(pid)
-        _reap()
+        Orphans.collect(within=1.0)
+        if self._adopts:
+            self._adopts = False
+            Orphans.leave()
         for host in self.members:
             if host.disk is not None:
                 host.disk.end()
@@ -395,11 +394,6 @@ def _free_net() -> str:
     raise LabError("no free loopback network was found for the laboratory")
 
 
-def _become_reaper() -> None:
-    """Keepers and servers outlive their daemons; they become our children then, and are waited for."""
-    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-
-
 def _die_with_lab() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -416,14 +410,3 @@ def _is_ours(pid: int, directory: Path, net: str) -> bool:
     except OSError:
         return False
     return str(directory) in command or net in command
-
-
-def _reap() -> None:
-    deadline = time.monotonic() + 1.0
-    while time.monotonic() < deadline:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            time.sleep(0.01)
