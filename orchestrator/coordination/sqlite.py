@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
+from orchestrator import tasks
 from orchestrator.coordination.codec import decode_control, decode_record, encode
 from orchestrator.domain.effects import WriteRecord
 from orchestrator.domain.events import WriteOutcome
@@ -65,9 +66,7 @@ class SqliteMediator:
             self._tasks.append(asyncio.create_task(self._stay_present()))
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         await asyncio.get_running_loop().run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
 

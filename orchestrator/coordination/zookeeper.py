@@ -33,6 +33,7 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 from kazoo.security import make_digest_acl
 
+from orchestrator import tasks
 from orchestrator.coordination.codec import decode_control, decode_record, encode
 from orchestrator.domain.effects import WriteRecord
 from orchestrator.domain.events import WriteOutcome
@@ -143,9 +144,7 @@ class ZooKeeperMediator:
             self._tasks.append(asyncio.create_task(self._stay_present()))
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         self._client.remove_listener(self._state_changed)
         await asyncio.get_running_loop().run_in_executor(self._threads, self._end)
         self._threads.shutdown(wait=False)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator import tasks
 from orchestrator.daemon.clock import now
 from orchestrator.domain.commands import Command, Froze
 from orchestrator.domain.plain import Unreadable
@@ -88,8 +89,7 @@ class KeeperLink:
     async def stop(self) -> None:
         """The keeper stays: it holds the right without us."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await tasks.end([self._task])
         self._disconnect()
 
     @property

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from orchestrator import tasks
+
 T = TypeVar("T")
 
 
@@ -28,5 +30,4 @@ class Lane(Generic[T]):
     async def stop(self) -> None:
         self._wish = None
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await tasks.end([self._task])

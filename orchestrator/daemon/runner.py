@@ -10,6 +10,7 @@ from typing import Any
 
 import tenacity
 
+from orchestrator import tasks
 from orchestrator.daemon.clock import now, wall
 from orchestrator.daemon.disk import DiskThread
 from orchestrator.daemon.journal import Journal
@@ -102,10 +103,7 @@ class GroupRunner:
         """Nothing is let go of: keeper and service go on as they are."""
         if self._timer is not None:
             self._timer.cancel()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
         await self._service_lane.stop()
         await self._replicas_lane.stop()
         for lane in self._client_lanes:

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from orchestrator import tasks
 from orchestrator.domain.spans import Span
 from orchestrator.domain.verdicts import Finding
 
@@ -54,5 +55,4 @@ class Errand:
         task, self._task = self._task, None
         self.found, self._sent_at = None, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await tasks.end([task])
