@@ -72,10 +72,13 @@ def _wait(client: ApiClient, name: str, epoch: int, request: str, began: float) 
         standing = now["request"] is not None and now["request"]["id"] == request
         seen_standing = seen_standing or standing or time.monotonic() > began + HEARD_WITHIN
         if seen_standing and not standing and now["epoch"] == epoch:
-            _tell_refusal(client, name)
+            _tell_refusal(client, name, now.get("answer"), request)
 
 
-def _tell_refusal(client: ApiClient, name: str) -> None:
+def _tell_refusal(client: ApiClient, name: str, answer: dict[str, Any] | None, request: str) -> None:
+    """In the words of whoever decided; of an older daemon, what stands in the history here."""
+    if answer is not None and answer["request"] == request:
+        fail(f"not done: {answer['text']} ({answer['by']})")
     recent = client.get(f"/v1/groups/{name}/history?last=20")
     why = [entry["text"] for entry in recent if entry["kind"] in ("refusal", "alarm", "decision")]
     fail("not done: " + ("; ".join(why[-3:]) or f"`tanist explain {name}` on the primary tells why"))

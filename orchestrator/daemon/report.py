@@ -56,6 +56,7 @@ def group_report(runner: GroupRunner) -> dict[str, Any]:
         "paused": to_plain(state.control.paused) if state.control.paused is not None else None,
         "proposal": to_plain(state.control.proposal) if state.control.proposal is not None else None,
         "request": to_plain(state.control.request) if state.control.request is not None else None,
+        "answer": to_plain(state.control.answer) if state.control.answer is not None else None,
         "mediator": _mediator(state, moment),
         "verdict": _verdict(state.verdict, moment) if state.verdict is not None else None,
         "refusals": [_refusal(refusal, moment) for refusal in state.refusals.values()],

@@ -63,6 +63,16 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Why a request was not carried out: whoever asked may have asked on another host than the one that decided."""
+
+    request: str
+    text: str
+    by: NodeName
+    at_wall: WallTime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """A decision that waits for a person, with everything the person needs to decide."""
 
@@ -96,6 +106,8 @@ class Control:
     paused: Pause | None = None
     proposal: Proposal | None = None
     request: Request | None = None
+    answer: Answer | None = None
+    """To the last request that was not carried out."""
     rejected: str | None = None
     """Id of the proposal that was rejected last: the same situation does not ask again before `reject_holds`."""
     rejected_wall: WallTime = 0.0

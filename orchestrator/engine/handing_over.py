@@ -31,9 +31,10 @@ def begin_handover(turn: Turn, record: Record, request: Request) -> None:
     state = turn.state
     if request.id == state.heard_request:
         return
-    turn.change(heard_request=request.id)
+    turn.change(heard_request=request.id, answer="")
     target, reason = _target(state, record, request)
     if target is None:
+        turn.change(answer=reason)
         turn.refuse("switchover", "target", reason)
         turn.notice(NoticeKind.REFUSAL, "switchover refused", f"request {request.id} of {request.by} refused: {reason}")
         return
@@ -113,7 +114,7 @@ def _fail(turn: Turn, record: Record, handover: Handover, reason: str) -> None:
     """Clients' writes are held meanwhile, so the way back begins in this very step."""
     turn.notice(NoticeKind.DECISION, "switchover failed", f"switchover to {handover.target} failed: {reason}")
     failed = replace(handover, stage=HandoverStage.ROLL_BACK, stage_since=turn.now, failure=reason)
-    turn.change(handover=failed)
+    turn.change(handover=failed, answer=f"switchover to {handover.target} failed: {reason}")
     _roll_back(turn, record, failed)
 
 

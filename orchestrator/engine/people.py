@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from orchestrator.domain.effects import NoticeKind, WriteControl
-from orchestrator.domain.record import Control, Proposal, Record
+from orchestrator.domain.record import Answer, Control, Proposal, Record, Request
 from orchestrator.domain.spans import Span
 from orchestrator.domain.verdicts import Permission
 from orchestrator.engine import electing, gates
@@ -98,10 +98,24 @@ def tidy(turn: Turn, record: Record) -> None:
         control,
         proposal=proposal if keep_proposal else None,
         request=request if keep_request else None,
+        answer=control.answer if keep_request else _answer(turn, request) or control.answer,
     )
     if tidied != control and _write(turn, tidied):
         over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
         turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
+
+
+def _answer(turn: Turn, request: Request | None) -> Answer | None:
+    state = turn.state
+    if request is None:
+        return None
+    if request.id == state.heard_request:
+        why = state.answer
+    elif state.wall >= request.expires_wall:
+        why = "it could not be carried out in time"
+    else:
+        why = f"the situation has changed: {state.me} is well"
+    return Answer(request=request.id, text=why, by=state.me, at_wall=state.wall) if why else None
 
 
 def _disproved(turn: Turn, proposal: Proposal) -> bool:

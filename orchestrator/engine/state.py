@@ -174,6 +174,8 @@ class State:
     handover: Handover | None = None
     heard_request: str = ""
     """The request that was acted upon or refused last: a word counts once."""
+    answer: str = ""
+    """Why that request was not carried out; empty as long as it may be."""
     settled: tuple[int, Instant] = (-1, NEVER)
     """For which record version this standby looked for its final position, and from when on a look counts for it."""
     announced: tuple[str, ...] = ()

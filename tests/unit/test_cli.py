@@ -25,7 +25,7 @@ from orchestrator.cli.main import main
 from orchestrator.coordination.sqlite import SqliteMediator
 from orchestrator.daemon.clock import wall
 from orchestrator.domain.effects import NoticeKind
-from orchestrator.domain.record import Snapshot
+from orchestrator.domain.record import Answer, Snapshot
 from orchestrator.simulation.campaign import run_seed
 from orchestrator.simulation.schedules import Result as Simulated
 
@@ -476,6 +476,23 @@ def test_a_switchover_that_is_refused_meanwhile_says_why(stub: StubNode, tanist:
 
     when_looked_at(stub, monkeypatch, [heard, refused])
     assert failed(tanist("switchover"), REFUSED) == "not done: switchover refused: db2 is not heard\n"
+
+
+def test_a_switchover_that_another_host_refuses_says_why_in_that_hosts_words(
+    stub: StubNode, tanist: Cli, monkeypatch: pytest.MonkeyPatch
+):
+    """The history here speaks of other things."""
+
+    def heard() -> None:
+        stub.say(stub.said)
+
+    def refused() -> None:
+        stub.tell("proposal orders-1-process_down-db2 is void", NoticeKind.DECISION)
+        words = Answer(request=stub.said.request.id, text="db3 is not heard", by="db2", at_wall=0.0)
+        stub.say(control(version=9, answer=words))
+
+    when_looked_at(stub, monkeypatch, [heard, refused])
+    assert failed(tanist("switchover"), REFUSED) == "not done: db3 is not heard (db2)\n"
 
 
 def test_a_switchover_that_was_refused_between_two_looks_is_not_waited_for(

@@ -880,6 +880,10 @@ def test_a_switchover_to_whom_is_not_ready_is_refused_before_anything_is_touched
     assert not of(found, EnsureService)
     assert words in engine.state.refusals["switchover"].reason
     assert any(each.kind is NoticeKind.REFUSAL for each in of(found, effects.Notice))
+    (written,) = of((*found, *engine.tick()), WriteControl)
+    assert written.control.request is None
+    assert written.control.answer.request == switchover().request.id, "whoever asked may have asked on another host"
+    assert words in written.control.answer.text
 
 
 def handed_over(engine: Engine) -> tuple[effects.Effect, ...]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.coordination.codec import FORMAT, decode_control, decode_record, encode
-from orchestrator.domain.record import Cause, Control, Pause, Proposal, Record, Request, RequestKind
+from orchestrator.domain.record import Answer, Cause, Control, Pause, Proposal, Record, Request, RequestKind
 from orchestrator.domain.topology import Pair
 from orchestrator.ports import RefusedByPeer
 
@@ -62,6 +62,7 @@ controls = st.builds(
     paused=st.none() | st.builds(Pause, by=texts, at_wall=moments, reason=texts),
     proposal=st.none() | proposals,
     request=st.none() | requests,
+    answer=st.none() | st.builds(Answer, request=texts, text=texts, by=names, at_wall=moments),
     rejected=st.none() | texts,
     rejected_wall=moments,
 )
@@ -106,7 +107,7 @@ def test_a_record_is_read_as_it_was_written(record: Record):
 def test_a_control_is_read_as_it_was_written_at_the_version_that_the_mediator_counts(control: Control, version: int):
     read = decode_control(encode(control), version, WHERE)
     assert read.version == version
-    for name in ("paused", "proposal", "request", "rejected", "rejected_wall"):
+    for name in ("paused", "proposal", "request", "answer", "rejected", "rejected_wall"):
         assert getattr(read, name) == getattr(control, name)
 
 
