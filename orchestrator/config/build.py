@@ -53,6 +53,7 @@ def domain_group(config: ClusterConfig, name: GroupName) -> Group:
                 port=port,
                 preferred=member.preferred,
                 never_primary=member.never_primary,
+                never_synchronous=member.never_synchronous,
             )
         )
     return Group(name=name, members=tuple(members), witnesses=config.witnesses_of(section))
@@ -73,8 +74,10 @@ def domain_policy(section: GroupSection) -> Policy:
         cooldown=policy.cooldown,
         proposal_expires=policy.proposal_expires,
         max_lag_bytes=timing.lag.over,
+        lag_after=timing.lag.after,
         replication=Replication(section.replication),
         min_replicas=policy.min_replicas,
+        strict=policy.strict,
         revision=hashlib.sha256(section.policy.model_dump_json().encode()).hexdigest()[:12],
     )
 

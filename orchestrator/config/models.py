@@ -210,6 +210,7 @@ class PostgresqlSection(Section):
 class MemberSection(Section):
     preferred: bool = False
     never_primary: bool = False
+    never_synchronous: bool = False
     address: Address | None = None
     """Where clients and members reach the service, if not at the node's address."""
     redis: RedisSection = RedisSection()
@@ -232,6 +233,7 @@ class ProcessDownSection(RuleSection):
 
 class LagSection(Section):
     over: Size = 16 * 1024 * 1024
+    after: Span = 1.0
     action: Literal["alarm"] = "alarm"
 
 
@@ -255,6 +257,7 @@ class PolicySection(Section):
     partition: Literal["consistency"] = "consistency"
     proposal_expires: Span = 600.0
     min_replicas: Count = 0
+    strict: bool = False
 
     @model_validator(mode="after")
     def _spans_make_sense(self) -> Self:
@@ -313,6 +316,10 @@ class GroupSection(Section):
         both = [name for name, section in sections.items() if section.preferred and section.never_primary]
         if both:
             raise ValueError(f"members: {both[0]} is preferred and never_primary at once")
+        if self.replication == "synchronous" and not any(
+            not section.never_primary and not section.never_synchronous for section in sections.values()
+        ):
+            raise ValueError("members: nobody could ever take over: each is never_primary or never_synchronous")
         if self.policy.min_replicas >= len(sections):
             raise ValueError(
                 f"policy.min_replicas: read {self.policy.min_replicas}, but {len(sections)} members leave at most "
@@ -453,6 +460,14 @@ def _service_problems(place: str, group: GroupSection) -> list[str]:
     if group.service == "redis" and group.replication != "asynchronous":
         problems.append(
             f"{place}.replication: read {group.replication}, but Redis replicates asynchronously; see policy.min_replicas"
+        )
+    if group.policy.strict and group.replication == "asynchronous" and not group.policy.min_replicas:
+        cure = "policy.min_replicas: 1" if group.service == "redis" else "replication: synchronous"
+        problems.append(f"{place}.policy.strict: has nothing to insist on; expected {cure} beside it")
+    tagged = [name for name in group.members if group.member(name).never_synchronous]
+    if tagged and group.replication == "asynchronous":
+        problems.append(
+            f"{place}.members.{tagged[0]}.never_synchronous: no commit waits for anybody; expected replication: synchronous"
         )
     if group.service == "postgresql" and group.policy.min_replicas:
         problems.append(f"{place}.policy.min_replicas: is for Redis; expected replication: synchronous")

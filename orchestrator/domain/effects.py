@@ -32,7 +32,8 @@ class EnsureReplicas:
     """Which standbys must have a write before it is acknowledged.
 
     `names` are exactly the members without whose word no commit is acknowledged (PostgreSQL `synchronous_standby_names`);
-    `at_least` is how many standbys must follow at all (Redis `min-replicas-to-write`).
+    `at_least` is how many standbys must follow at all (Redis `min-replicas-to-write`); with fewer names than that a commit
+    waits for a standby that does not exist.
     """
 
     at_least: int

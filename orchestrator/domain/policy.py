@@ -50,10 +50,14 @@ class Policy:
     """After a failover no other starts by itself for this long; it becomes a proposal."""
     proposal_expires: Span = 600.0
     max_lag_bytes: int = 16 * 1024 * 1024
-    """A standby further behind than this is not electable and leaves the succession."""
+    """A standby further behind than this does not come into the succession, and leaves it once that has lasted `lag_after`."""
+    lag_after: Span = 1.0
+    """Not at once: where PostgreSQL switches to the next segment, positions move by up to 16 MB without any data."""
     replication: Replication = Replication.ASYNCHRONOUS
     min_replicas: int = 0
     """Redis: `min-replicas-to-write` that the primary runs with while enough standbys follow."""
+    strict: bool = False
+    """Without a standby that could take over the primary acknowledges nothing, where it otherwise goes on alone."""
     revision: str = ""
     """Digest of the policy's text, so that members with different policies are noticed."""
 

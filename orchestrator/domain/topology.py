@@ -27,6 +27,8 @@ class Member:
     port: int
     preferred: bool = False
     never_primary: bool = False
+    never_synchronous: bool = False
+    """No commit waits for it, so under synchronous replication it never takes over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.domain.topology import NodeName
 from orchestrator.domain.verdicts import Diagnosis, Finding
+from orchestrator.engine import succession
 from orchestrator.engine.state import Covered, Local, Mediation, PendingWrite, State, Told, frozen_mapping
 
 FAILURES_KEPT = 32
@@ -25,9 +26,9 @@ def absorb(state: State, event: events.Event) -> State:
         case events.Ticked():
             return state
         case events.Looked():
-            return _absorb_look(state, event)
+            return _with_lag(_absorb_look(state, event))
         case events.KeeperSeen(view=view):
-            return _absorb_keeper(state, view)
+            return _with_lag(_absorb_keeper(state, view))
         case events.MediatorRead():
             return _absorb_read(state, event)
         case events.MediatorLost(reason=reason):
@@ -47,6 +48,11 @@ def absorb(state: State, event: events.Event) -> State:
             return replace(state, policy=policy)
         case _:
             assert_never(event)
+
+
+def _with_lag(state: State) -> State:
+    found = succession.lagging(state)
+    return state if found == state.lagging else replace(state, lagging=found)
 
 
 # --- the local service -----------------------------------------------------------------------------------------------

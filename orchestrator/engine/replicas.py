@@ -25,7 +25,7 @@ def cover(turn: Turn, record: Record, new: tuple[Pair, ...]) -> bool:
     if not wanted.at_least and not _is_synchronous(state):
         return True
     turn.want(wanted, again_every=AGAIN)
-    return not _is_synchronous(state) or turn.is_done(wanted)
+    return not _must_wait(state) or turn.is_done(wanted)
 
 
 def behind(turn: Turn, new: tuple[Pair, ...]) -> tuple[Pair, ...]:
@@ -51,7 +51,12 @@ def _has(state: State, name: NodeName, covered: Covered) -> bool:
 
 def ready_to_open(turn: Turn, record: Record) -> bool:
     """A service that is about to be made primary must wait for its standbys from the first write on."""
-    return not _is_synchronous(turn.state) or cover(turn, record, ())
+    return not _must_wait(turn.state) or cover(turn, record, ())
+
+
+def _must_wait(state: State) -> bool:
+    """What the service is told about its standbys counts only once it has been seen to act on it."""
+    return _is_synchronous(state) or state.policy.strict
 
 
 def _is_synchronous(state: State) -> bool:
@@ -68,5 +73,8 @@ def _names(state: State, record: Record, new: tuple[Pair, ...]) -> tuple[NodeNam
 
 
 def _at_least(state: State, record: Record) -> int:
-    """As many standbys as policy wants and the succession can give."""
-    return min(state.policy.min_replicas, len(record.succession))
+    """As many standbys as policy wants; unless it is strict, no more than the succession can give."""
+    policy = state.policy
+    if not policy.strict:
+        return min(policy.min_replicas, len(record.succession))
+    return max(policy.min_replicas, 1) if _is_synchronous(state) else policy.min_replicas

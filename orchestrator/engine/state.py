@@ -159,6 +159,8 @@ class State:
     keeper: KeeperView | None = None
     local: Local = field(default_factory=Local)
     told: Mapping[NodeName, Told] = field(default_factory=frozen_mapping)
+    lagging: Mapping[NodeName, Instant] = field(default_factory=frozen_mapping)
+    """Standbys of ours that are further behind than policy allows, and since when."""
     pending: tuple[PendingWrite, ...] = ()
     last_write_at: Instant = NEVER
     applied: tuple[Record, Instant] | None = None

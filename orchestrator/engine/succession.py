@@ -1,14 +1,16 @@
 """The succession: which standbys may become primary. Only the primary changes it (rules 9 and 12)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.domain.observations import PeerView, Statement
+from orchestrator.domain.observations import PeerView, ServiceView, Statement
+from orchestrator.domain.policy import Replication
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
-from orchestrator.domain.spans import in_words
+from orchestrator.domain.spans import Instant, in_words
 from orchestrator.domain.topology import NodeName, Pair
 from orchestrator.engine.diagnosing import silence_of
-from orchestrator.engine.state import State
+from orchestrator.engine.state import State, frozen_mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ def _wanted_pair(state: State, name: NodeName, listed: int | None) -> tuple[Pair
     if peer.life != listed:
         newcomer, _ = _newcomer(state, name, peer)
         return newcomer, f"{name}: a new life of its keeper's memory"
-    if peer.statement is not None and (reason := _unfit(state, peer.statement)):
+    if peer.statement is not None and (reason := _unfit(state, name, peer.statement) or _lags(state, name)):
         return None, f"drop {name}: {reason}"
     return Pair(name, listed), ""
 
@@ -71,19 +73,42 @@ def _newcomer(state: State, name: NodeName, peer: PeerView | None) -> tuple[Pair
     """A member comes in when it is heard, follows us, and has caught up."""
     if peer is None or not peer.life or peer.silent_since is not None or peer.statement is None:
         return None, ""
-    if peer.statement.following != state.me or _unfit(state, peer.statement):
+    if peer.statement.following != state.me or _unfit(state, name, peer.statement) or name in state.lagging:
         return None, ""
     return Pair(name, peer.life), f"add {name}: it follows and has caught up"
 
 
-def _unfit(state: State, statement: Statement) -> str:
+def _unfit(state: State, name: NodeName, statement: Statement) -> str:
     """Why a member that answers must not be able to take over; empty when it may."""
+    member = state.group.member(name)
+    if member is not None and member.never_synchronous and state.policy.replication is not Replication.ASYNCHRONOUS:
+        return "no commit waits for it: its configuration says never_synchronous"
     if not statement.electable:
         return statement.why_not or "it is not electable"
-    view = state.local.view
-    if view is None or statement.position is None:
-        return ""
-    behind = bytes_behind(statement.position, view.position)
-    if statement.following == state.me and behind is not None and behind > state.policy.max_lag_bytes:
-        return f"it is more than the {state.policy.max_lag_bytes} bytes behind that are allowed"
     return ""
+
+
+def _lags(state: State, name: NodeName) -> str:
+    since = state.lagging.get(name)
+    if since is None or state.now - since < state.policy.lag_after:
+        return ""
+    lasted = in_words(state.now - since)
+    return f"it has been more than the {state.policy.max_lag_bytes} bytes behind that are allowed for {lasted}"
+
+
+def lagging(state: State) -> Mapping[NodeName, Instant]:
+    """Standbys of ours that are too far behind now, and since when. To be looked at whenever positions were heard."""
+    view, keeper = state.local.view, state.keeper
+    if view is None or keeper is None:
+        return state.lagging
+    return frozen_mapping(
+        {peer.name: state.lagging.get(peer.name, state.now) for peer in keeper.peers if _is_too_far_behind(state, peer, view)}
+    )
+
+
+def _is_too_far_behind(state: State, peer: PeerView, view: ServiceView) -> bool:
+    said = peer.statement
+    if said is None or said.position is None or said.following != state.me:
+        return False
+    behind = bytes_behind(said.position, view.position)
+    return behind is not None and behind > state.policy.max_lag_bytes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgresql_servers import HOST, PASSWORD, USER, end_tree, free_ports, until
+from postgresql_servers import HOST, IN_THE_DIRECTORY, PASSWORD, USER, end_tree, free_ports, until
 
 from orchestrator.domain.topology import Member
 from orchestrator.keeper.tree import Tree
@@ -91,8 +91,8 @@ class Clusters:
             run("pg_createcluster", *options, VERSION, each.name, "--", "--no-sync")
             conf = each.place / "conf.d" / "group.conf"
             conf.write_text(
-                f"wal_log_hints = on\nwal_keep_size = 1GB\nmax_slot_wal_keep_size = 4GB\nshared_buffers = 16MB\n"
-                f"superuser_reserved_connections = 8\nwal_retrieve_retry_interval = 100ms\nlog_line_prefix = 'member {name} '\n"
+                f"{IN_THE_DIRECTORY}wal_log_hints = on\nwal_keep_size = 1GB\nmax_slot_wal_keep_size = 4GB\n"
+                f"shared_buffers = 16MB\nsuperuser_reserved_connections = 8\nwal_retrieve_retry_interval = 100ms\nlog_line_prefix = 'member {name} '\n"
             )
             hba, ident = each.place / "pg_hba.conf", each.place / "pg_ident.conf"
             hba.write_text("local postgres postgres peer map=tanist\n" + hba.read_text())

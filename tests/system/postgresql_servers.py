@@ -180,6 +180,9 @@ def standby(epoch: int, of: str | None = None) -> EnsureService:
 
 # --- the template ----------------------------------------------------------------------------------------------------
 
+IN_THE_DIRECTORY = "dynamic_shared_memory_type = mmap\n"
+"""A killed server leaves its shared memory behind, about 1 MB in /dev/shm; here it goes with the data directory."""
+
 
 @contextmanager
 def template() -> Iterator[Path]:
@@ -219,6 +222,7 @@ def _directory(path: Path) -> None:
 async def _make(servers: Servers) -> None:
     first = servers.service("a")
     await first.create(None)
+    first.files.path.joinpath("postgresql.conf").write_text((first.files.path / "postgresql.conf").read_text() + IN_THE_DIRECTORY)
     await first.ensure(standby(1))
     await first.ensure(primary(1))
     servers.sql("a", "CREATE TABLE kept (id bigserial PRIMARY KEY, what text)")

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent import futures
 
 import psycopg
 import pytest
@@ -88,3 +89,34 @@ def test_five_changes_of_role_in_a_row_leave_one_primary_and_everybody_streaming
         slots = connection.execute("SELECT slot_name FROM pg_replication_slots").fetchall()
     assert [row[0] for row in rows] == ["streaming"] * (group.settings.members - 1)
     assert len(slots) <= group.settings.members
+
+
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "relaxed"])
+def test_without_a_standby_a_strict_primary_acknowledges_nothing_and_a_relaxed_one_goes_on(strict: bool):
+    policy = {"strict": True} if strict else {}
+    settings = LabSettings(service="postgresql", replication="synchronous", lease=0.5, members=2, policy=policy)
+    with LabGroup(settings) as group:
+        group.start()
+        primary = group.hosts[group.wait_whole(WHOLE_WITHIN)]
+        (standby,) = [host for host in group.members if host.name != primary.name]
+        assert standby.daemon is not None
+        keeper, service = standby.keeper_pid(group.run), standby.service_pid()
+        assert keeper is not None
+        assert service is not None
+        for pid in (standby.daemon.pid, keeper):
+            os.kill(pid, signal.SIGKILL)
+        group.kind.end(service)
+        until = time.monotonic() + 10.0
+        while (report := group.report(primary)) is None or report["succession"]:
+            assert time.monotonic() < until, "the standby is still in the succession"
+            time.sleep(0.02)
+        address = {"host": primary.address, "port": group.kind.port, "user": "postgres", "dbname": "postgres"}
+        with psycopg.connect(**address, autocommit=True) as client, futures.ThreadPoolExecutor(1) as pool:
+            commit = pool.submit(client.execute, "CREATE TABLE kept ()")
+            if strict:
+                with pytest.raises(TimeoutError):
+                    commit.result(3.0)
+                group.start_daemon(standby)
+            commit.result(20.0)
+        if strict:
+            assert group.wait_whole(WHOLE_WITHIN) == primary.name

@@ -739,9 +739,25 @@ def test_a_standby_that_lags_too_far_is_dropped():
     far = peer("db3", statement=statement(500))
     ahead = Local(view=service(Role.PRIMARY, offset=500 + 17 * 1024 * 1024), viewed_at=NOW - 0.1)
     near = peer("db2", statement=statement(500 + 17 * 1024 * 1024))
-    engine = Engine(serving(local=ahead, keeper=replace(serving().keeper, peers=peers_of("db1", db2=near, db3=far))))
-    (write,) = of(engine.tick(), WriteRecord)
+    caught_up = peer("db3", statement=near.statement)
+    lagging = replace(serving().keeper, peers=peers_of("db1", db2=near, db3=far))
+    engine = Engine(serving(local=ahead, policy=policy(lag_after=0.1)))
+    found = engine.keeper_seen(lagging)
+    found += engine.keeper_seen(replace(lagging, peers=peers_of("db1", db2=near, db3=caught_up)), after=0.09)
+    found += engine.keeper_seen(lagging, after=0.02) + engine.tick(0.09)
+    assert not of(found, WriteRecord), "a moment's lag is none: a base backup moves positions without data"
+    (write,) = of(engine.tick(0.02), WriteRecord)
     assert write.record.succession == (Pair("db2", 22),)
+
+
+def test_a_standby_that_lags_does_not_come_in():
+    lonely = record(succession=("db2",))
+    far = peer("db3", statement=statement(500))
+    ahead = Local(view=service(Role.PRIMARY, offset=500 + 17 * 1024 * 1024), viewed_at=NOW - 0.1)
+    held = replace(serving().keeper, counted=(Pair("db2", 22),), peers=peers_of("db1", db3=far))
+    engine = Engine(serving(local=ahead, record=lonely, history=History(record=lonely, served_epoch=3)))
+    found = engine.keeper_seen(held)
+    assert not told(found + engine.tick(), commands.Prepare)
 
 
 GONE = Refused("connection refused", gone=True)

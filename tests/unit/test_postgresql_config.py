@@ -90,6 +90,19 @@ MEMBERS = "    members: {db1: {}, db2: {}}\n"
             [":13:", "the group's service is postgresql"],
         ),
         (f"    postgresql: {{data_directory: /d}}\n    policy: {{min_replicas: 1}}\n{MEMBERS}", ["min_replicas: is for Redis"]),
+        (
+            f"    postgresql: {{data_directory: /d}}\n    policy: {{strict: true}}\n{MEMBERS}",
+            ["policy.strict", "expected replication: synchronous"],
+        ),
+        (
+            "    postgresql: {data_directory: /d}\n    members: {db1: {}, db2: {never_synchronous: true}}\n",
+            ["db2.never_synchronous", "expected replication: synchronous"],
+        ),
+        (
+            "    replication: synchronous\n    postgresql: {data_directory: /d}\n"
+            "    members: {db1: {never_primary: true}, db2: {never_synchronous: true}}\n",
+            ["nobody could ever take over"],
+        ),
         ("    postgresql: {data_directory: /d}\n    members: {db-2: {}, db_2: {}}\n", ["replication slot", "rename one"]),
     ],
 )

@@ -209,6 +209,9 @@ def test_the_list_is_written_as_the_server_reads_it():
     assert synchronous.listed(quorum).text == 'ANY 2 ("a", "b", "c")'
     assert synchronous.listed(Synchronous(names=("a",), at_least=5)).text == 'FIRST 1 ("a")', "more than there are is nobody"
     assert synchronous.listed(Synchronous(names=())).text == ""
+    waiting = ("a", *synchronous.absent(1))
+    assert synchronous.listed(Synchronous(names=waiting, at_least=2)).text == 'FIRST 2 ("a", "tanist-nobody-absent-1")'
+    assert synchronous.absent(-1) == synchronous.absent(0) == ()
 
 
 @given(

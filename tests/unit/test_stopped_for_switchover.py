@@ -236,3 +236,64 @@ def test_a_standby_to_which_nothing_comes_is_led_to_the_primary_again():
     engine.looked(stuck, after=0.01)
     found = [each for number in range(8) for each in engine.looked(stuck, after=0.5)]
     assert EnsureService(role=WantedRole.STANDBY, epoch=3, upstream="db1") in found
+
+
+# --- strict groups ---------------------------------------------------------------------------------------------------
+
+
+def alone(**policy_changes: object) -> Engine:
+    """A primary without any standby."""
+    lonely = record(succession=())
+    held = replace(serving().keeper, counted=(), peers=peers_of("db1", db2=silent("db2"), db3=silent("db3")))
+    return Engine(
+        serving(policy=policy(**policy_changes), record=lonely, keeper=held, history=History(record=lonely, served_epoch=3))
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy_changes", "at_least"),
+    [
+        ({"replication": Replication.SYNCHRONOUS}, 0),
+        ({"replication": Replication.SYNCHRONOUS, "strict": True}, 1),
+        ({"min_replicas": 1, "strict": True}, 1),
+    ],
+    ids=["relaxed", "strict", "strict Redis"],
+)
+def test_a_primary_without_standbys_goes_on_alone_unless_it_is_strict(policy_changes: dict[str, object], at_least: int):
+    (asked,) = of(alone(**policy_changes).tick(), EnsureReplicas)
+    assert (asked.names, asked.at_least) == ((), at_least)
+
+
+@pytest.mark.parametrize("given", [{"replication": Replication.SYNCHRONOUS}, {"min_replicas": 1}], ids=["PostgreSQL", "Redis"])
+def test_a_strict_primary_insists_before_its_service_is_promoted(given: dict[str, object]):
+    mine = record(version=6, epoch=4, primary="db2", succession=())
+    held = replace(
+        state("db2").keeper, epoch=4, version=6, seen_version=6, right_epoch=4, right_until=1000.9, hold=Hold.PROMOTING
+    )
+    engine = Engine(
+        state(
+            "db2",
+            phase=Phase.PROMOTING,
+            phase_since=1000.0,
+            record=mine,
+            keeper=held,
+            policy=policy(strict=True, **given),
+            history=History(record=mine),
+        )
+    )
+    found = engine.tick()
+    (asked,) = of(found, EnsureReplicas)
+    assert asked.at_least == 1
+    assert not of(found, EnsureService)
+    assert of(engine.done(asked, after=0.01), EnsureService) == [EnsureService(role=WantedRole.PRIMARY, epoch=4)]
+
+
+def test_a_never_synchronous_member_is_neither_waited_for_nor_may_it_take_over():
+    engine = synchronous()
+    members = tuple(replace(each, never_synchronous=each.name == "db3") for each in engine.state.group.members)
+    engine.state = replace(engine.state, group=replace(engine.state.group, members=members))
+    found = engine.tick()
+    assert [each.names for each in of(found, EnsureReplicas)] == [("db2",)]
+    assert not told(found, commands.Prepare)
+    relaxed = replace(engine.state, policy=policy())
+    assert told(Engine(relaxed).tick(), commands.Prepare), "where no commit waits for anybody it is like the others"

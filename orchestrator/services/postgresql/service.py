@@ -560,8 +560,10 @@ class PostgresqlService:
     # --- what a group needs besides ----------------------------------------------------------------------------------
 
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None:
-        """Every named standby must have a commit: each of them could take over."""
-        await self.ensure_synchronous(Synchronous(names=wanted.names, at_least=len(wanted.names)))
+        """Every named standby must have a commit: each of them could take over. With too few, every commit waits."""
+        absent = synchronous.absent(wanted.at_least - len(wanted.names))
+        names = (*wanted.names, *absent)
+        await self.ensure_synchronous(Synchronous(names=names, at_least=len(names)))
 
     async def tend(self, primary: NodeName | None) -> None:
         await self.tend_slots(primary)

@@ -69,6 +69,11 @@ def listed(wanted: Synchronous) -> Listed:
     return Listed(f"FIRST {number} ({names})", tuple((name, rank) for rank, name in enumerate(wanted.names, 1)))
 
 
+def absent(number: int) -> tuple[NodeName, ...]:
+    """Names that no standby has, so that every commit waits."""
+    return tuple(f"{NOBODY}-absent-{each}" for each in range(1, number + 1))
+
+
 def between(wanted: Synchronous, above: int) -> Listed:
     """As strict as what is wanted, with priorities larger than `above`: names that no standby has stand before the others."""
     number = max(1, min(wanted.at_least, len(wanted.names)))
