@@ -92,7 +92,8 @@ class Clusters:
             conf = each.place / "conf.d" / "group.conf"
             conf.write_text(
                 f"{IN_THE_DIRECTORY}wal_log_hints = on\nwal_keep_size = 1GB\nmax_slot_wal_keep_size = 4GB\n"
-                f"shared_buffers = 16MB\nsuperuser_reserved_connections = 8\nwal_retrieve_retry_interval = 100ms\nlog_line_prefix = 'member {name} '\n"
+                f"shared_buffers = 16MB\nsuperuser_reserved_connections = 8\n"
+                f"wal_retrieve_retry_interval = 100ms\nlog_line_prefix = 'member {name} '\n"
             )
             hba, ident = each.place / "pg_hba.conf", each.place / "pg_ident.conf"
             hba.write_text("local postgres postgres peer map=tanist\n" + hba.read_text())
