@@ -34,6 +34,8 @@ WITNESS: Final = "app1"
 BEAT_PORT: Final = 7400
 
 DISK: Final = "disk"
+ROOM: Final = 2 * 1024**3
+"""Bytes that must be free on tmpfs: three PostgreSQL members, their logs, and copies under way."""
 
 TEMPLATE: Final = "{{ primary.address }} {{ primary.port }} {{ epoch }}\n"
 
@@ -113,7 +115,7 @@ class LabGroup:
         self.settings = settings
         self.kind = KINDS[settings.service](settings)
         self.cluster = f"{CLUSTER}-{secrets.token_hex(3)}"
-        self.directory = Path(tempfile.mkdtemp(prefix="tanist-lab-", dir=_fast_directory()))
+        self.directory = Path(tempfile.mkdtemp(prefix="tanist-lab-", dir=fast_directory()))
         self.run = self.directory / "run"
         self.config = self.directory / "tanist.yaml"
         self.keep_files = False
@@ -375,10 +377,10 @@ def _last_words(host: Host) -> str:
     return f": it ended with status {host.daemon.popen.returncode}: {' | '.join(lines[-3:])}"
 
 
-def _fast_directory() -> str | None:
-    """On tmpfs where there is one: pages belong there, and measurements should not wait for a disk."""
+def fast_directory() -> str | None:
+    """On tmpfs where there is room: pages belong there, and measurements should not wait for a disk. (Containers have 64 MB.)"""
     shm = Path("/dev/shm")
-    return str(shm) if os.access(shm, os.W_OK) else None
+    return str(shm) if os.access(shm, os.W_OK) and shutil.disk_usage(shm).free >= ROOM else None
 
 
 def _free_net() -> str:

@@ -17,6 +17,7 @@ from postgresql_servers import HOST, IN_THE_DIRECTORY, PASSWORD, USER, end_tree,
 
 from orchestrator.domain.topology import Member
 from orchestrator.keeper.tree import Tree
+from orchestrator.lab.group import fast_directory
 from orchestrator.services.postgresql import postmaster
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.postgresql.settings import DEBIAN_PROGRAMS, ControlKind, PostgresqlSettings
@@ -176,7 +177,7 @@ def run(*command: str) -> None:
 
 @contextmanager
 def clusters(control: ControlKind) -> Iterator[Clusters]:
-    directory = Path(tempfile.mkdtemp(prefix="tanist-debian-"))
+    directory = Path(tempfile.mkdtemp(prefix="tanist-debian-", dir=fast_directory()))
     user = pwd.getpwnam(USER)
     os.chown(directory, user.pw_uid, user.pw_gid)
     directory.chmod(0o755)

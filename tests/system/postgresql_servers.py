@@ -24,6 +24,7 @@ from orchestrator.domain.effects import EnsureService, WantedRole
 from orchestrator.domain.observations import Answered, Outcome, ServiceView
 from orchestrator.domain.topology import Member
 from orchestrator.keeper.tree import Tree
+from orchestrator.lab.group import fast_directory
 from orchestrator.services.postgresql import postmaster
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.postgresql.settings import DEBIAN_PROGRAMS, PostgresqlSettings
@@ -187,7 +188,7 @@ IN_THE_DIRECTORY = "dynamic_shared_memory_type = mmap\n"
 @contextmanager
 def template() -> Iterator[Path]:
     """A directory with three members, stopped cleanly: a is primary, b and c follow it."""
-    root = Path(tempfile.mkdtemp(prefix="tanist-pg-"))
+    root = Path(tempfile.mkdtemp(prefix="tanist-pg-", dir=fast_directory()))
     try:
         if os.geteuid() == 0:
             user = pwd.getpwnam(USER)
