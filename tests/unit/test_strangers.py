@@ -209,3 +209,20 @@ def test_the_right_is_asked_for_again_so_that_the_keeper_may_let_it_go_on():
     (write,) = [each for each in found if isinstance(each, WriteRecord)]
     assert write.record.primary.life == 77
     assert not [each for each in found if isinstance(each, EnsureService)], "it is not to become a standby meanwhile"
+
+
+@pytest.mark.parametrize(
+    ("process", "boot", "epoch"),
+    [((4711, BEGAN), "a", 3), ((4712, BEGAN), "a", 0), ((4711, BEGAN + 1), "a", 0), ((4711, BEGAN), "b", 0)],
+    ids=["the same", "another process", "started later", "another boot"],
+)
+def test_a_keeper_without_memory_guards_a_primary_only_if_it_is_the_run_that_was_whole(
+    process: tuple[int, int], boot: str, epoch: int
+):
+    """Somebody restarted it empty, and then the keeper's page was lost: a stranger, although no keeper has seen another one."""
+    pid, began = process
+    view = service(Role.PRIMARY, pid=pid, process_started=began)
+    engine = frozen_and_unknown(boot=boot, local=Local(view=view, viewed_at=NOW - 0.1))
+    assert told(engine.tick(), commands.Found) == [commands.Found(pid, began, epoch)]
+    watched = replace(engine.state.keeper, pid=pid, process_started=began, hold=Hold.SERVING if epoch else Hold.NONE)
+    assert bool(told(engine.keeper_seen(watched, after=0.01), commands.KillService)) is (epoch == 0)
