@@ -47,10 +47,17 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
     except asyncio.CancelledError:
         await _end(process)
         raise
+    finally:
+        close_pipes(process)
     words = said.decode(errors="replace")[-WORDS_KEPT:].strip()
     if process.returncode != 0:
         raise CannotStart(f"ended with status {process.returncode}: {words or 'it said nothing'}")
     return words
+
+
+def close_pipes(process: asyncio.subprocess.Process) -> None:
+    """Our end of them: whoever the command left behind may keep the other one open for good. asyncio has no other way."""
+    process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _hear(process: asyncio.subprocess.Process, text: bytes) -> bytes:

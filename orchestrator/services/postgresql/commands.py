@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.spans import Span
-from orchestrator.services.starting import CannotStart, die_with_parent
+from orchestrator.services.starting import CannotStart, close_pipes, die_with_parent
 
 WORDS_KEPT = 4000
 LINE_BYTES = 1 << 16
@@ -69,6 +69,7 @@ async def run(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        close_pipes(process)
     if process.returncode != 0:
         raise CannotStart(f"{Path(words[0]).name} ended with status {process.returncode}: {said or 'it said nothing'}")
     return said
