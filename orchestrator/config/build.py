@@ -78,6 +78,7 @@ def domain_policy(section: GroupSection) -> Policy:
         replication=Replication(section.replication),
         min_replicas=policy.min_replicas,
         strict=policy.strict,
+        fetch_within=policy.fetch_within,
         revision=hashlib.sha256(section.policy.model_dump_json().encode()).hexdigest()[:12],
     )
 
@@ -127,7 +128,7 @@ def postgresql_settings(config: ClusterConfig, group: GroupName, node: NodeName)
     host, port = service_end(config, section, node)
     given = {name: getattr(merged, name) for name in PostgresqlSection.model_fields if getattr(merged, name) is not None}
     given |= {"name": node, "host": host, "port": port, "control": ControlKind(merged.control or "direct")}
-    given["synchronous"] = section.replication == "synchronous"
+    given["synchronous"] = section.replication != "asynchronous"
     return PostgresqlSettings(**given)
 
 

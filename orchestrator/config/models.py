@@ -258,6 +258,7 @@ class PolicySection(Section):
     proposal_expires: Span = 600.0
     min_replicas: Count = 0
     strict: bool = False
+    fetch_within: Span = 5.0
 
     @model_validator(mode="after")
     def _spans_make_sense(self) -> Self:
@@ -299,8 +300,9 @@ class GroupSection(Section):
     postgresql: PostgresqlSection = PostgresqlSection()
     witnesses: tuple[Name, ...] | None = None
     """Witnesses that observe this group; by default all."""
-    replication: Literal["asynchronous", "synchronous"] = "asynchronous"
-    """Synchronous: no commit is acknowledged before every member that could take over has it. PostgreSQL only."""
+    replication: Literal["asynchronous", "synchronous", "quorum"] = "asynchronous"
+    """Synchronous: no commit is acknowledged before every member that could take over has it. Quorum: before so many of them
+    have it as `policy.min_replicas` says. PostgreSQL only."""
     gate: Literal["auto", "required", "off"] = "auto"
     policy: PolicySection = PolicySection()
     clients: tuple[ClientSection, ...] = ()
@@ -316,7 +318,7 @@ class GroupSection(Section):
         both = [name for name, section in sections.items() if section.preferred and section.never_primary]
         if both:
             raise ValueError(f"members: {both[0]} is preferred and never_primary at once")
-        if self.replication == "synchronous" and not any(
+        if self.replication != "asynchronous" and not any(
             not section.never_primary and not section.never_synchronous for section in sections.values()
         ):
             raise ValueError("members: nobody could ever take over: each is never_primary or never_synchronous")
@@ -469,8 +471,11 @@ def _service_problems(place: str, group: GroupSection) -> list[str]:
         problems.append(
             f"{place}.members.{tagged[0]}.never_synchronous: no commit waits for anybody; expected replication: synchronous"
         )
-    if group.service == "postgresql" and group.policy.min_replicas:
-        problems.append(f"{place}.policy.min_replicas: is for Redis; expected replication: synchronous")
+    if group.service == "postgresql" and group.policy.min_replicas and group.replication != "quorum":
+        problems.append(
+            f"{place}.policy.min_replicas: read {group.policy.min_replicas} beside replication: {group.replication}; expected "
+            "replication: quorum (that many standbys have each commit) or synchronous (all of them have)"
+        )
     return problems
 
 

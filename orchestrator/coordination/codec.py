@@ -11,11 +11,13 @@ from orchestrator.ports import RefusedByPeer
 
 T = TypeVar("T", Record, Control)
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2 since there are quorums: who does not know them must not claim a record that promises no more than one."""
 
 
 def encode(value: Record | Control) -> bytes:
-    return json.dumps({"format": FORMAT, **to_plain(value)}, separators=(",", ":")).encode()
+    oldest = 2 if isinstance(value, Record) and value.quorum else 1
+    return json.dumps({"format": oldest, **to_plain(value)}, separators=(",", ":")).encode()
 
 
 def decode_record(data: bytes, version: int, where: str) -> Record:

@@ -45,6 +45,8 @@ class BeginClaim:
     """Stop promising, if the own promise has run out or a release stands: the claim on `version` follows (rule 11)."""
 
     version: int
+    no_promise_after: Instant | None = None
+    """The end of the own promise on which the claim rests: the others' positions count only if none was given since."""
 
 
 @dataclass(frozen=True, slots=True)

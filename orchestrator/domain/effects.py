@@ -31,14 +31,16 @@ class EnsureService:
 class EnsureReplicas:
     """Which standbys must have a write before it is acknowledged.
 
-    `names` are exactly the members without whose word no commit is acknowledged (PostgreSQL `synchronous_standby_names`);
-    `at_least` is how many standbys must follow at all (Redis `min-replicas-to-write`); with fewer names than that a commit
-    waits for a standby that does not exist.
+    `names` are exactly the members without whose word no commit is acknowledged (PostgreSQL `synchronous_standby_names`), or,
+    where `enough` says so, of whom any so many must have it; `at_least` is how many standbys must follow at all (Redis
+    `min-replicas-to-write`); with fewer names than that a commit waits for a standby that does not exist.
     """
 
     at_least: int
     epoch: int
     names: tuple[NodeName, ...] = ()
+    enough: int | None = None
+    """How many of `names` must have a commit; None: each of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

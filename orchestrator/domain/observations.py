@@ -114,6 +114,10 @@ class Statement:
     """Where the data ends while writes are held for a switchover."""
     restarts: int = 0
     empty: bool = False
+    asks: int = 0
+    """A candidate's question: look where your data ends from now on, and answer with this number."""
+    answers: tuple[int, ...] = ()
+    """Questions of others since which `position` was looked at; none while its data may be older than what it once had."""
     wants_role: bool = False
     """It holds a first-time claim to be primary: its service runs as one although there is no record yet."""
 

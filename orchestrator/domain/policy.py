@@ -55,9 +55,12 @@ class Policy:
     """Not at once: where PostgreSQL switches to the next segment, positions move by up to 16 MB without any data."""
     replication: Replication = Replication.ASYNCHRONOUS
     min_replicas: int = 0
-    """Redis: `min-replicas-to-write` that the primary runs with while enough standbys follow."""
+    """Redis: `min-replicas-to-write` that the primary runs with while enough standbys follow. Under a quorum: how many standbys
+    must have a commit, while so many are listed."""
     strict: bool = False
     """Without a standby that could take over the primary acknowledges nothing, where it otherwise goes on alone."""
+    fetch_within: Span = 5.0
+    """How long a candidate copies what a standby that may not be primary has more than it."""
     revision: str = ""
     """Digest of the policy's text, so that members with different policies are noticed."""
 

@@ -37,6 +37,8 @@ class Record:
     reason: str
     since: WallTime
     """When the epoch began; for people."""
+    quorum: int = 0
+    """Every acknowledged commit is on at least so many of the succession; 0 where that is all of it (or nothing is promised)."""
 
     def life_in_succession(self, name: NodeName) -> Life | None:
         return next((pair.life for pair in self.succession if pair.name == name), None)

@@ -121,7 +121,7 @@ def _absorb_keeper(state: State, view: KeeperView | None) -> State:
         state = replace(state, said=None)
     if view.main_exited and not (before and before.main_exited):
         state = replace(state, local=_gone(state.local, state.now))
-    state = replace(state, told=_told(state, view))
+    state = replace(state, told=_told(state, view), questions=_questions(state, view))
     return _note_epoch(state, epoch_before)
 
 
@@ -138,6 +138,13 @@ def _told(state: State, view: KeeperView) -> Mapping[NodeName, Told]:
         since = found_since(known.finding, known.found_since, finding, state.now)
         told[peer.name] = replace(known, finding=finding, found_since=since)
     return frozen_mapping(told)
+
+
+def _questions(state: State, view: KeeperView) -> Mapping[int, Instant]:
+    asked = {peer.statement.asks for peer in view.peers if peer.statement is not None and peer.statement.asks}
+    if not asked and not state.questions:
+        return state.questions
+    return frozen_mapping({token: state.questions.get(token, state.now) for token in sorted(asked)})
 
 
 def _note_epoch(state: State, before: int) -> State:

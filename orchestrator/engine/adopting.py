@@ -30,6 +30,7 @@ def adopted(
         epoch=epoch if same else epoch + 1,
         primary=Pair(primary, life),
         succession=known.succession if known is not None and same else (),
+        quorum=known.quorum if known is not None and same else 0,
         lease=max(state.policy.lease, known.lease if known is not None else 0.0),
         nonce=draw(),
         cause=Cause.ADOPTION,

@@ -35,7 +35,7 @@ def _contender(state: State, pair: Pair) -> Contender:
             barred=why_not_electable(state) or _barred_by_tag(member),
             empty=view.empty if view else False,
         )
-    statement = _said_by(state, pair)
+    statement = said_by(state, pair)
     return Contender(
         name=pair.name,
         position=statement.position if statement else None,
@@ -45,7 +45,7 @@ def _contender(state: State, pair: Pair) -> Contender:
     )
 
 
-def _said_by(state: State, pair: Pair) -> Statement | None:
+def said_by(state: State, pair: Pair) -> Statement | None:
     peer = state.heard(pair.name)
     return peer.statement if peer is not None and peer.life == pair.life else None
 
@@ -114,7 +114,7 @@ def all_settled(state: State, record: Record) -> bool:
     """Every listed member that answers has looked at its position since the primary was found gone."""
     if not is_settled(state, record):
         return False
-    statements = (_said_by(state, pair) for pair in record.succession if pair.name != state.me)
+    statements = (said_by(state, pair) for pair in record.succession if pair.name != state.me)
     return all(said.settled >= record.version for said in statements if said is not None and said.electable)
 
 

@@ -7,7 +7,7 @@ from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.verdicts import CANNOT_WORK
-from orchestrator.engine import gates, people
+from orchestrator.engine import asking, fetching, gates, people
 from orchestrator.engine.informing import following, is_awaited_target, serving_member
 from orchestrator.engine.state import Phase
 from orchestrator.engine.turn import Turn
@@ -101,7 +101,8 @@ def standby(turn: Turn) -> None:
     if record.primary.name == state.me:
         turn.enter(Phase.STARTING, f"the record of epoch {record.epoch} names {state.me}")
         return
-    _follow(turn, record)
+    if not fetching.fetch(turn, record, due=gates.right_is_over(state, record)):
+        _follow(turn, record)
     if is_awaited_target(state):
         turn.want(LookNow(), again_every=LOOK_WHILE_AWAITED)
     _be_ready(turn, record)
@@ -110,6 +111,7 @@ def standby(turn: Turn) -> None:
 def _be_ready(turn: Turn, record: Record) -> None:
     """Ask every gate of a takeover; when all are green, stop promising and claim."""
     _settle(turn, record)
+    asking.ask(turn, record, gates.right_is_over)
     red = gates.red_gates(turn.state, record)
     for _, closed in red:
         turn.wake(closed.until)
@@ -137,7 +139,8 @@ def _claim(turn: Turn, record: Record) -> None:
         assert verdict is not None
         turn.enter(Phase.CLAIMING, f"{verdict.sentence}: claiming epoch {state.epoch + 1}", verdict.evidence)
         return
-    turn.want(TellKeeper(commands.BeginClaim(record.version)), again_every=CLAIM_AGAIN)
+    rests_on = state.asking.no_promise_after if state.asking is not None else None
+    turn.want(TellKeeper(commands.BeginClaim(record.version, rests_on)), again_every=CLAIM_AGAIN)
 
 
 def _settle(turn: Turn, record: Record) -> None:

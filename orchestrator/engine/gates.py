@@ -15,7 +15,7 @@ from orchestrator.domain.record import Cause, Record, Request, RequestKind
 from orchestrator.domain.spans import Instant, in_words, waited_until
 from orchestrator.domain.topology import NodeName
 from orchestrator.domain.verdicts import Diagnosis, Permission
-from orchestrator.engine import electing
+from orchestrator.engine import asking, electing, fetching
 from orchestrator.engine.diagnosing import effective_diagnosis, released, usable_release
 from orchestrator.engine.state import Mediation, State
 from strategies.automation import permission
@@ -45,6 +45,8 @@ def standing_request(state: State) -> Request | None:
 def situation_id(state: State, record: Record, candidate: NodeName) -> str:
     """Names exactly this situation: any change of epoch, diagnosis or candidate makes another id (P8)."""
     code = effective_diagnosis(state, state.verdict) if state.verdict else "none"
+    if unheard(state, record):
+        code = f"{code}-unheard"  # who approved a takeover that loses nothing has not approved this one
     return f"{state.group.name}-{record.epoch}-{code}-{candidate}"
 
 
@@ -142,6 +144,41 @@ def holds_everything(state: State, record: Record) -> Red | None:
     return Red(reason=f"{behind} bytes of the switchover are missing here") if behind > 0 else None
 
 
+def right_is_over(state: State, record: Record) -> bool:
+    """The primary has failed, and cannot have a right before the record or our promise renews it."""
+    before = (primary_failed, mediator_answers, in_the_succession, promise_over, lease_over)
+    return not any(gate(state, record) for gate in before)
+
+
+def fetched(state: State, record: Record) -> Red | None:
+    """What a standby that may not be primary has more than us is copied first."""
+    found = fetching.better(state, record)
+    if found is None or not right_is_over(state, record):
+        return None
+    until = fetching.over_at(state, record)
+    if until is not None and state.now >= until:
+        return None
+    return Red(reason=f"{found[1]} bytes are fetched from {found[0]} first, which is never primary", until=until)
+
+
+def quorum_heard(state: State, record: Record) -> Red | None:
+    """Under a quorum: so many have said where their data ends that everything acknowledged is known to be here.
+
+    What stays unanswered is a person's to decide, see `doubtful_data`.
+    """
+    reason = asking.missing(state, record)
+    until = asking.waited_until(state, record)
+    if not reason or (until is not None and state.now >= until):
+        return None
+    return Red(reason=reason, until=until)
+
+
+def unheard(state: State, record: Record) -> str:
+    """Why, after having asked for long enough, acknowledged commits may be missing here."""
+    until = asking.waited_until(state, record)
+    return asking.missing(state, record) if until is not None and state.now >= until else ""
+
+
 def may_act(state: State) -> Permission:
     """What policy and people's words say about a change of role now."""
     if state.verdict is None:
@@ -166,6 +203,8 @@ def doubtful_data(state: State) -> str:
     record = state.record
     if record is None:
         return ""
+    if reason := unheard(state, record):
+        return reason
     told, release = state.told.get(record.primary.name), usable_release(state, record)
     if (told is not None and told.health is Health.YIELDING) or (release is not None and release.position is not None):
         return ""
@@ -230,6 +269,8 @@ TAKEOVER: Final[tuple[tuple[str, Gate], ...]] = (
     ("permitted", permitted),
     ("promise over", promise_over),
     ("lease over", lease_over),
+    ("nothing left elsewhere", fetched),
+    ("quorum heard", quorum_heard),
 )
 
 

@@ -8,7 +8,7 @@ from orchestrator.domain.observations import Health, Hold, KeeperView, Role, Ser
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import NEVER, Span
 from orchestrator.domain.topology import NodeName
-from orchestrator.engine import electing
+from orchestrator.engine import asking, electing
 from orchestrator.engine.starting import YIELD_GATE
 from orchestrator.engine.state import Mediation, Phase, State
 from orchestrator.engine.turn import Turn
@@ -23,6 +23,7 @@ CLIENTS_AGAIN: Span = 10.0
 
 
 def inform(turn: Turn) -> None:
+    asking.answer_questions(turn)
     _tell_record(turn)
     _tell_service(turn)
     _tell_words(turn)
@@ -116,7 +117,18 @@ def _is_urgent(before: Statement | None, after: Statement) -> bool:
         return True
     return after.handover is not None or any(
         getattr(before, name) != getattr(after, name)
-        for name in ("health", "finding", "role", "serving_epoch", "electable", "settled", "handover", "held_position")
+        for name in (
+            "health",
+            "finding",
+            "role",
+            "serving_epoch",
+            "electable",
+            "settled",
+            "handover",
+            "held_position",
+            "asks",
+            "answers",
+        )
     )
 
 
@@ -136,6 +148,8 @@ def compose(state: State) -> Statement:
         why_not=why_not,
         following=following(state),
         settled=settled,
+        asks=state.asking.token if state.asking is not None else 0,
+        answers=asking.answers(state),
         phase=state.phase,
         handover=handover.target if handover else None,
         held_position=handover.position if handover else None,

@@ -12,7 +12,7 @@ from orchestrator.engine.turn import Turn
 
 CONTROL_AGAIN: Span = 1.0
 DISPROVED_AFTER: Span = 1.0
-TIME_GATES = frozenset({"permitted", "promise over", "lease over"})
+TIME_GATES = frozenset({"permitted", "promise over", "lease over", "nothing left elsewhere", "quorum heard"})
 """Gates that do not keep a question from being asked: the answer takes longer than they do."""
 
 
@@ -47,6 +47,7 @@ def _compose(turn: Turn, record: Record) -> Proposal:
     verdict = state.verdict
     assert verdict is not None
     choice = electing.candidate(state, record)
+    doubt = gates.doubtful_data(state)
     return Proposal(
         id=gates.situation_id(turn.state, record, turn.state.me),
         epoch=record.epoch,
@@ -54,7 +55,7 @@ def _compose(turn: Turn, record: Record) -> Proposal:
         subject=verdict.subject,
         candidate=state.me,
         situation=f"{verdict.sentence}; {state.me} would become primary in epoch {record.epoch + 1}",
-        evidence=(*verdict.evidence, *choice.passed_over),
+        evidence=(*verdict.evidence, *choice.passed_over, *([f"acknowledged commits may be lost: {doubt}"] if doubt else [])),
         expected_loss_bytes=electing.expected_loss(state, record, choice.position),
         author=state.me,
         at_wall=state.wall,

@@ -9,7 +9,7 @@ from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.domain.topology import Pair
 from orchestrator.domain.verdicts import Permission
-from orchestrator.engine import electing, gates, people, replicas, succession, writes
+from orchestrator.engine import electing, gates, people, quorum, replicas, succession, writes
 from orchestrator.engine.handing_over import begin_handover
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
@@ -119,25 +119,27 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
     keeper = state.keeper
     assert keeper is not None
     wanted = succession.wanted(state, record)
-    wanted_lease = state.policy.lease
-    new = tuple(pair for pair in wanted.pairs if pair not in record.succession)
-    unfit = replicas.behind(turn, new) if replicas.cover(turn, record, new) else new
-    if unfit:
-        wanted = succession.without(wanted, tuple(pair for pair in unfit if record.life_in_succession(pair.name) is None))
-        new = tuple(pair for pair in new if pair in wanted.pairs)
+    pairs = replicas.writable(turn, record, wanted.pairs)
+    new = tuple(pair for pair in pairs or () if pair not in record.succession)
     uncounted = _uncounted(new, keeper)
-    changes = wanted.changes if wanted.pairs != record.succession else ()
+    lease = state.policy.lease
+    if uncounted or lease < record.lease:
+        turn.want(TellKeeper(commands.Prepare(new, min(lease, record.lease))), again_every=PREPARE_AGAIN)
+    if pairs is not None and uncounted:
+        pairs = tuple(pair for pair in pairs if pair not in uncounted)
+        pairs = pairs if replicas.follows(state, record, pairs) else None
+    next_ = replace(record, succession=record.succession if pairs is None else pairs, lease=lease)
+    if pairs is not None:
+        next_ = replace(next_, quorum=quorum.wished(state.policy, len(pairs)))
+    changes = succession.made(wanted, record, (*next_.succession, *uncounted))
+    if next_.quorum != record.quorum:
+        changes += (f"every commit is on at least {next_.quorum} of the succession",)
     renew = writes.renew_due(turn)
-    if not changes and not renew and wanted_lease == record.lease:
-        turn.change(announced=())
+    if next_ == record and not renew:
+        if not changes:
+            turn.change(announced=())
         return
-    if uncounted or wanted_lease < record.lease:
-        prepare = TellKeeper(commands.Prepare(new, min(wanted_lease, record.lease)))
-        turn.want(prepare, again_every=PREPARE_AGAIN)
-    pairs = tuple(pair for pair in wanted.pairs if pair not in uncounted)
-    if not renew and pairs == record.succession and wanted_lease == record.lease:
-        return
-    paced = state.last_write_at + record.lease / 3
+    paced = turn.state.last_write_at + record.lease / 3
     if state.now < paced and not renew:
         turn.wake(paced)
         return
@@ -147,8 +149,8 @@ def _write_what_is_due(turn: Turn, record: Record) -> None:
         if change not in state.announced:
             turn.notice(NoticeKind.DECISION, "succession", change)
     turn.change(announced=changes)
-    renewed = writes.next_record(turn, primary=Pair(state.me, keeper.life), succession=pairs, lease=wanted_lease)
-    writes.send(turn, renewed)
+    primary = Pair(state.me, keeper.life)
+    writes.send(turn, writes.next_record(turn, primary=primary, succession=next_.succession, quorum=next_.quorum, lease=lease))
 
 
 def _uncounted(new: tuple[Pair, ...], keeper: KeeperView) -> tuple[Pair, ...]:

@@ -106,6 +106,26 @@ class Told:
     found_since: Instant = NEVER
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A candidate's question to the others, where their data ends now that the right has ended."""
+
+    token: int
+    version: int
+    since: Instant
+    no_promise_after: Instant | None
+    """The end of the own promise on which it rests; None where it rests on a release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """A candidate copies what another standby has more than it."""
+
+    source: NodeName
+    version: int
+    since: Instant
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingWrite:
     """An own write whose outcome is not known yet (rule 10)."""
@@ -180,6 +200,10 @@ class State:
     """Why that request was not carried out; empty as long as it may be."""
     settled: tuple[int, Instant] = (-1, NEVER)
     """For which record version this standby looked for its final position, and from when on a look counts for it."""
+    asking: Asking | None = None
+    questions: Mapping[int, Instant] = field(default_factory=frozen_mapping)
+    """What the others ask, and since when that has been known."""
+    fetching: Fetching | None = None
     announced: tuple[str, ...] = ()
     """Changes of the succession that are being written, and that the history knows of."""
     epoch_seen_at: Instant = NEVER

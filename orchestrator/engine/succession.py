@@ -18,12 +18,12 @@ class Wanted:
     """The succession as it should be, and a sentence for every change to it."""
 
     pairs: tuple[Pair, ...]
-    changes: tuple[str, ...]
+    changes: tuple[tuple[NodeName, str], ...]
 
 
 def wanted(state: State, record: Record) -> Wanted:
     pairs: list[Pair] = []
-    changes: list[str] = []
+    changes: list[tuple[NodeName, str]] = []
     for name in state.group.member_names:
         if name == state.me:
             continue
@@ -32,19 +32,16 @@ def wanted(state: State, record: Record) -> Wanted:
         if pair is not None:
             pairs.append(pair)
         if change:
-            changes.append(change)
+            changes.append((name, change))
     strangers = [pair.name for pair in record.succession if state.group.member(pair.name) is None]
-    changes += [f"drop {name}: it is no member of the group any more" for name in strangers]
+    changes += [(name, f"drop {name}: it is no member of the group any more") for name in strangers]
     return Wanted(pairs=tuple(pairs), changes=tuple(changes))
 
 
-def without(wished: Wanted, new: tuple[Pair, ...]) -> Wanted:
-    """The same, less newcomers that cannot come in yet."""
-    names = tuple(f"add {pair.name}:" for pair in new)
-    return Wanted(
-        pairs=tuple(pair for pair in wished.pairs if pair not in new),
-        changes=tuple(change for change in wished.changes if not change.startswith(names)) if names else wished.changes,
-    )
+def made(wished: Wanted, record: Record, pairs: tuple[Pair, ...]) -> tuple[str, ...]:
+    """The sentences of those changes that a record of these pairs makes."""
+    now = {pair.name: pair.life for pair in pairs}
+    return tuple(sentence for name, sentence in wished.changes if now.get(name) != record.life_in_succession(name))
 
 
 def _wanted_pair(state: State, name: NodeName, listed: int | None) -> tuple[Pair | None, str]:

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from orchestrator.domain import commands
 from orchestrator.domain.effects import ReadMediator, TellKeeper, WriteRecord
+from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Cause, Control, Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Pair
+from orchestrator.engine import electing, quorum
 from orchestrator.engine.state import Mediation, PendingWrite, State
 from orchestrator.engine.turn import Turn
 
@@ -55,14 +57,14 @@ def claim_record(turn: Turn, life: int, cause: Cause, reason: str) -> Record:
     state = turn.state
     record = state.record
     assert record is not None
-    left = tuple(
-        pair for pair in record.succession if pair.name not in (state.me, record.primary.name) and _still_there(turn, pair)
-    )
+    others = (pair for pair in record.succession if pair.name not in (state.me, record.primary.name))
+    left = tuple(pair for pair in others if _still_there(turn, pair) and _has_all(state, record, pair))
     return next_record(
         turn,
         epoch=state.epoch + 1,
         primary=Pair(state.me, life),
         succession=left,
+        quorum=quorum.wished(state.policy, len(left)),
         lease=state.policy.lease,
         cause=cause,
         reason=reason,
@@ -73,6 +75,17 @@ def claim_record(turn: Turn, life: int, cause: Cause, reason: str) -> Record:
 def _still_there(turn: Turn, pair: Pair) -> bool:
     peer = turn.state.heard(pair.name)
     return peer is not None and peer.life == pair.life
+
+
+def _has_all(state: State, record: Record, pair: Pair) -> bool:
+    """Where a listed member may lack an acknowledged commit, only those stay listed that have all that we have."""
+    if quorum.needed(record) <= 1:
+        return True
+    said, view = electing.said_by(state, pair), state.local.view
+    if said is None or said.position is None or view is None:
+        return False
+    behind = bytes_behind(said.position, view.position)
+    return behind is not None and behind <= 0
 
 
 def send(turn: Turn, record: Record, *, claim: bool = False, control: Control | None = None) -> None:

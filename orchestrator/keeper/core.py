@@ -178,8 +178,8 @@ class Core:
                 self._wrote(record, began_at, now)
             case commands.Arm(epoch):
                 answer = self._arm(epoch, now)
-            case commands.BeginClaim(version):
-                answer = self._begin_claim(version, now)
+            case commands.BeginClaim(version, no_promise_after):
+                answer = self._begin_claim(version, no_promise_after, now)
             case commands.Found():
                 answer = self._found(command)
             case commands.Opened(epoch):
@@ -417,7 +417,7 @@ class Core:
     def _promise_runs(self, now: Instant) -> bool:
         return self.memory.promised_until > now
 
-    def _begin_claim(self, version: int, now: Instant) -> Answer:
+    def _begin_claim(self, version: int, no_promise_after: Instant | None, now: Instant) -> Answer:
         """Rule 11, in one step: the own promise has run out or a release is usable; from now on nothing is promised."""
         memory = self.memory
         if memory.version > version:
@@ -427,9 +427,15 @@ class Core:
         if self._usable_release(version) is None and self._promise_runs(now):
             rest = in_words(memory.promised_until - now)
             return Declined("claim", f"the promise to {memory.promised_to} runs for another {rest}")
+        if no_promise_after is not None and self._has_promised_since(no_promise_after):
+            return Declined("claim", "another promise has been given since the others were asked where their data ends")
         memory.promised_to, memory.promised_until = None, NEVER
         memory.claim = version
         return ClaimBegun(version)
+
+    def _has_promised_since(self, end: Instant) -> bool:
+        """With everybody's promises again the primary may have acknowledged more than what the others had told by then."""
+        return self.memory.promised_until != end
 
     def _usable_release(self, version: int) -> Release | None:
         """Rule 20: from the very primary of the record, for exactly this version, and not meant for another."""

@@ -81,10 +81,10 @@ def options(command: Callable[Concatenate[LabSettings, P], R]) -> Callable[..., 
         click.option("--members", type=click.IntRange(2, 7), default=3, show_default=True),
         click.option(
             "--replication",
-            type=click.Choice(["asynchronous", "synchronous"]),
+            type=click.Choice(["asynchronous", "synchronous", "quorum"]),
             default="asynchronous",
             show_default=True,
-            help="PostgreSQL: whether a commit waits for every standby that could take over.",
+            help="PostgreSQL: whether a commit waits for every standby that could take over, or for one of them.",
         ),
         click.option(
             "--writers", type=click.IntRange(1, 64), default=1, show_default=True, help="Clients that write side by side."

@@ -307,8 +307,9 @@ class Soak:
     def _judge(self, found: Round, story: Story) -> None:
         if found.two_primaries_ms:
             raise self._not_whole(story, f"TWO PRIMARIES for {found.two_primaries_ms:.0f} ms in round {found.number}")
-        if found.lost_writes and self.group.settings.replication == "synchronous":
-            raise self._not_whole(story, f"{found.lost_writes} acknowledged writes lost in round {found.number}, synchronous")
+        if found.lost_writes and self.group.settings.replication != "asynchronous":
+            how = self.group.settings.replication
+            raise self._not_whole(story, f"{found.lost_writes} acknowledged writes lost in round {found.number}, {how}")
 
     # --- what is left behind -----------------------------------------------------------------------------------------
 

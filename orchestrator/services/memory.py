@@ -24,6 +24,8 @@ class Instance:
     """Histories that this copy's history grew out of, and how far it shares them."""
     covered: tuple[str, ...] = ()
     """Standbys that must have a write before it is acknowledged."""
+    enough: int | None = None
+    """How many of them; None: each."""
     durable: bool = False
 
     def start(self, pid: int) -> None:

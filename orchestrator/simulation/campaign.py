@@ -43,6 +43,8 @@ def plan(seed: int, rule: Rule | None = None) -> Plan:
         settings = replace(settings, gate=rule.gate)
     if rule is not None and rule.synchronous is not None:
         settings = replace(settings, synchronous=rule.synchronous)
+    if rule is not None and rule.quorum:
+        settings = replace(settings, synchronous=True, quorum=1, members=max(3, settings.members))
     if chosen is None:
         return Plan(schedule=RANDOM, act=random_trouble, settings=settings)
     return Plan(schedule=chosen.name, act=chosen.run, settings=settings)

@@ -348,7 +348,7 @@ class Daemon:
         if instance.frozen or not instance.running or effect.epoch < host.obeyed_epoch:
             self.feed(lambda at, wall: events.EffectFailed(at=at, wall=wall, effect=effect, reason="it does not answer"))
             return
-        instance.covered = effect.names
+        instance.covered, instance.enough = effect.names, effect.enough
         self.feed(lambda at, wall: events.EffectDone(at=at, wall=wall, effect=effect))
 
     def _armed(self, epoch: int) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from orchestrator.domain.record import RequestKind
 from orchestrator.engine import words
+from orchestrator.engine.asking import missing
 
 if TYPE_CHECKING:
     from orchestrator.simulation.hosts import Host
@@ -370,6 +371,84 @@ def twice_in_a_row(world: World) -> None:
     _leases(world, 1.0)
 
 
+def one_behind_and_twice(world: World) -> None:
+    """A quorum's other standby is behind when the primary dies, and again when its successor dies."""
+    primary, standbys = _cast(world)
+    ahead, behind = standbys
+    world.starved.add(behind.name)
+    _leases(world, world.random.uniform(0.3, 1.0))
+    primary.crash()
+    if not world.run_until(ahead.can_commit, 8 * world.settings.lease + 4):
+        return
+    world.run(world.random.uniform(0.0, 0.06))
+    ahead.crash()
+    world.starved.clear()
+    world.run_until(lambda: bool(world.writable()), 6 * world.settings.lease + 2)
+    _leases(world, 1.0)
+
+
+def listed_without_an_answer(world: World) -> None:
+    """A standby comes back as the mediator is lost; the one that is listed gets nothing any more, and then has to take over."""
+    primary, standbys = _cast(world)
+    listed, back = standbys
+    lease = world.settings.lease
+    back.crash()
+    world.run_until(lambda: _listed(world) == {listed.name}, 6 * lease)
+    back.boot()
+    world.run_until(lambda: back.instance is not None and back.instance.running, 4 * lease + 2)
+    world.mediator_up = False
+    world.run_until(lambda: back.instance is not None and back.instance.link_up, 8 * lease + 2)
+    world.starved.add(listed.name)
+    _leases(world, world.random.uniform(0.5, 1.5))
+    primary.crash()
+    world.starved.clear()
+    world.mediator_up = True
+    world.run_until(lambda: bool(world.writable()), 6 * lease + 2)
+    _leases(world, 1.0)
+
+
+def answered_long_ago(world: World) -> None:
+    """A candidate has its answers and waits for a person; it sleeps while the primary is back for a moment."""
+    from orchestrator.simulation.schedules import approve
+
+    primary, standbys = _cast(world)
+    lease, (one, two) = world.settings.lease, standbys
+    world.network.isolate(primary.name, [*_members(world, primary), "mediator"])
+    asked = world.run_until(lambda: _proposed_by(world) is not None, 8 * lease + 2)
+    candidate = one if _proposed_by(world) == one.name else two
+    other = two if candidate is one else one
+    if not asked or candidate.daemon is None or other.daemon is None:
+        return
+    answered = world.run_until(lambda: _has_its_answers(world, candidate), 4 * lease)
+    if not answered:
+        return
+    candidate.daemon.frozen = other.daemon.frozen = True
+    world.starved.add(candidate.name)
+    world.network.heal()
+    world.network.isolate(primary.name, ["mediator"])
+    world.run_until(primary.can_commit, 2 * lease)
+    _leases(world, 0.5)
+    world.network.isolate(primary.name, [*_members(world, primary), "mediator"])
+    primary.crash()
+    _leases(world, 1.2)
+    if candidate.daemon is not None:
+        candidate.daemon.thaw()
+    world.run(0.05)
+    approve(world)
+    world.run_until(lambda: bool(world.writable()), 2 * lease)
+    _leases(world, 0.5)
+
+
+def _has_its_answers(world: World, host: Host) -> bool:
+    state = host.daemon.state if host.daemon is not None else None
+    return state is not None and state.record is not None and state.asking is not None and not missing(state, state.record)
+
+
+def _proposed_by(world: World) -> str | None:
+    proposal = world.store.read(world.settings.group.name).control.proposal
+    return proposal.author if proposal is not None else None
+
+
 def back_and_needed(world: World) -> None:
     """A standby that was away comes back, and the primary dies as soon as the record lists it."""
     primary, standbys = _cast(world)
@@ -410,6 +489,7 @@ def short_pauses(world: World) -> None:
 
 AUTOMATIC: Final = (("automation", "automatic"), ("loss", 0.0), ("duplication", 0.0))
 THREE: Final = (*AUTOMATIC, ("members", 3))
+ONE_OF_TWO: Final = (*THREE, ("synchronous", True), ("quorum", 1), ("reserved", False))
 
 DIRECTED: Final = (
     Directed(
@@ -489,6 +569,24 @@ DIRECTED: Final = (
         says=twice_in_a_row.__doc__ or "",
         run=twice_in_a_row,
         settings=(*THREE, ("synchronous", True), ("host_down_after", 1.0)),
+    ),
+    Directed(
+        name="one behind, and twice",
+        says=one_behind_and_twice.__doc__ or "",
+        run=one_behind_and_twice,
+        settings=(*ONE_OF_TWO, ("host_down_after", 0.6)),
+    ),
+    Directed(
+        name="listed without an answer",
+        says=listed_without_an_answer.__doc__ or "",
+        run=listed_without_an_answer,
+        settings=(*ONE_OF_TWO, ("host_down_after", 0.6)),
+    ),
+    Directed(
+        name="answered long ago",
+        says=answered_long_ago.__doc__ or "",
+        run=answered_long_ago,
+        settings=(*ONE_OF_TWO, ("automation", "confirm"), ("host_down_after", 0.6)),
     ),
     Directed(
         name="dropped, not written",

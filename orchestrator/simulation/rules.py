@@ -17,7 +17,7 @@ from orchestrator.domain.observations import Hold, Release
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span, held_until
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import absorb, diagnosing, gates, replicas, serving, starting, succession, writes
+from orchestrator.engine import absorb, asking, diagnosing, gates, quorum, replicas, serving, starting, writes
 from orchestrator.keeper import core, memory
 from orchestrator.keeper.clocks import ClockWatch
 from orchestrator.keeper.core import Core, Peer
@@ -50,6 +50,8 @@ class Rule:
     """Whether the kernel gate must be there, or absent, for this rule to be the one that matters."""
     synchronous: bool | None = None
     """Whether replication must be synchronous, or not, for this rule to matter."""
+    quorum: bool = False
+    """The rule matters under a quorum: one of two standbys or more."""
 
 
 @contextmanager
@@ -75,10 +77,13 @@ def without(rule: Rule) -> Iterator[None]:
 # --- what stands in for a rule that is off ---------------------------------------------------------------------------
 
 
-def _names_without_the_dropped(state: Any, record: Record, new: tuple[Pair, ...]) -> tuple[str, ...]:
-    """As soon as a member is to be dropped it is not waited for any more, whatever the record still says."""
-    wanted = succession.wanted(state, record).pairs
-    return tuple(sorted({pair.name for pair in (*wanted, *new)}))
+def _waits_for_the_next_alone(state: Any, record: Record, wanted: tuple[Pair, ...]) -> quorum.Kept:
+    """Commits wait at once as the next record will have it, whatever the present one still says."""
+    return quorum.kept(wanted, quorum.wished(state.policy, len(wanted)))
+
+
+def _all_have_all(turn: Any, pairs: tuple[Pair, ...]) -> frozenset[str]:
+    return frozenset(pair.name for pair in pairs)
 
 
 def _release_of_any_version(self: Core, version: int) -> Release | None:
@@ -144,7 +149,7 @@ def _unknown_is_applied(original: Callable[..., Any]) -> Callable[..., Any]:
     return absorb_write
 
 
-def _claim_goes_on_promising(self: Core, version: int, now: Instant) -> core.Answer:
+def _claim_goes_on_promising(self: Core, version: int, no_promise_after: Instant | None, now: Instant) -> core.Answer:
     memory_ = self.memory
     if memory_.version > version or memory_.hold is not Hold.NONE or self._promise_runs(now):
         return core.Declined("claim", "not now")
@@ -160,7 +165,7 @@ def _promise_although_claiming(self: Core, peer: Peer, section: Section, now: In
         self.memory.claim = claim
 
 
-def _claim_in_spite_of_promise(self: Core, version: int, now: Instant) -> core.Answer:
+def _claim_in_spite_of_promise(self: Core, version: int, no_promise_after: Instant | None, now: Instant) -> core.Answer:
     if self.memory.version > version or self.memory.hold is not Hold.NONE:
         return core.Declined("claim", "not now")
     self.memory.promised_to, self.memory.promised_until = None, NEVER
@@ -211,10 +216,6 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def _always(*_: Any, **__: Any) -> bool:
     return True
-
-
-def _nobody(*_: Any, **__: Any) -> tuple[()]:
-    return ()
 
 
 def _not(*_: Any, **__: Any) -> bool:
@@ -456,7 +457,7 @@ RULES: Final[tuple[Rule, ...]] = (
         number="9",
         says="a newcomer is waited for by every write before it may take over (implied by the next rule, so both are off)",
         shown_by="back, and needed at once",
-        off=(Instead(replicas, "cover", _always), Instead(replicas, "behind", _nobody)),
+        off=(Instead(replicas, "cover", _always), Instead(replicas, "_having_all", _all_have_all)),
         synchronous=True,
     ),
     Rule(
@@ -464,7 +465,7 @@ RULES: Final[tuple[Rule, ...]] = (
         number="9",
         says="a newcomer has what was acknowledged without it before it may take over",
         shown_by="back, and needed at once",
-        off=(Instead(replicas, "behind", _nobody),),
+        off=(Instead(replicas, "_having_all", _all_have_all),),
         synchronous=True,
     ),
     Rule(
@@ -480,8 +481,58 @@ RULES: Final[tuple[Rule, ...]] = (
         number="9",
         says="a member that is dropped is waited for until no record lists it",
         shown_by="dropped, not written",
-        off=(Instead(replicas, "_names", _names_without_the_dropped),),
+        off=(Instead(replicas, "_waits_for", _waits_for_the_next_alone),),
         synchronous=True,
+    ),
+    Rule(
+        name="quorum-heard",
+        number="decision 0011",
+        says="under a quorum a claim needs the positions of so many that one of them has each acknowledged commit",
+        off=(Instead(quorum, "needed", lambda record: 1),),
+        quorum=True,
+    ),
+    Rule(
+        name="asked-after-the-right",
+        number="decision 0011",
+        says="a position counts that was looked at after the right had ended, not before",
+        off=(Instead(asking, "_has_answered", _always),),
+        quorum=True,
+    ),
+    Rule(
+        name="no-promise-since-asked",
+        number="decision 0011",
+        says="a claim rests on answers only if no promise was given since the question; what is frozen asks for nothing "
+        "(either is enough)",
+        shown_by="answered long ago",
+        off=(
+            Instead(Core, "_has_promised_since", _not),
+            Instead(asking, "_still_holds", _always),
+            Instead(Core, "_asking", _ask_although_frozen),
+        ),
+        quorum=True,
+    ),
+    Rule(
+        name="next-have-everything",
+        number="decision 0011",
+        says="a claim under a quorum leaves only those listed that have all that the claimant has",
+        shown_by="one behind, and twice",
+        off=(Instead(writes, "_has_all", _always),),
+        quorum=True,
+    ),
+    Rule(
+        name="quorum-seen-first",
+        number="decision 0011",
+        says="the record says what every commit waits for already, and what earlier ones are seen to have",
+        off=(Instead(replicas, "_is_seen", _always),),
+        quorum=True,
+    ),
+    Rule(
+        name="quorum-of-both",
+        number="decision 0011",
+        says="while a change of the succession is undecided, commits wait for what either record promises",
+        shown_by="listed without an answer",
+        off=(Instead(replicas, "_waits_for", _waits_for_the_next_alone),),
+        quorum=True,
     ),
 )
 

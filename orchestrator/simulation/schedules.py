@@ -34,7 +34,7 @@ class Result:
 def settings_for(seed: int, *, trace: bool = False) -> Settings:
     """The seed chooses the group as well as its troubles."""
     random = Random(seed * 7919 + 1)
-    return Settings(
+    settings = Settings(
         members=random.choice([2, 3, 3, 3, 4]),
         witnesses=random.choice([0, 1]),
         lease=random.choice([0.3, 1.0, 1.0, 3.0]),
@@ -48,6 +48,8 @@ def settings_for(seed: int, *, trace: bool = False) -> Settings:
         synchronous=random.random() < 0.3,
         trace=trace,
     )
+    quorums = [0, 1, 1, 2] if settings.synchronous and settings.members > 2 else [0]
+    return replace(settings, quorum=random.choice(quorums), reserved=len(quorums) > 1 and random.random() < 0.3)
 
 
 def run(seed: int, schedule: Callable[[World], None], settings: Settings | None = None, *, trace: bool = False) -> Result:
@@ -117,11 +119,11 @@ def _with_a_person(world: World) -> None:
     for _ in range(int(2 * WHOLE_WITHIN)):
         if world.run_until(world.is_whole, 1.0):
             return
-        _answer(world)
+        approve(world)
     become_whole(world, 1.0)
 
 
-def _answer(world: World) -> None:
+def approve(world: World) -> None:
     from orchestrator.domain.record import RequestKind
 
     snapshot = world.store.read(world.settings.group.name)

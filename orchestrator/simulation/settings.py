@@ -16,6 +16,10 @@ class Settings:
     automation: Automation = Automation.AUTOMATIC
     synchronous: bool = False
     """A write is acknowledged only when every standby that the primary is told to wait for has it."""
+    quorum: int = 0
+    """With `synchronous`: so many of those standbys are enough; 0: every one."""
+    reserved: bool = False
+    """The last member is never primary."""
     gate: bool = True
     """The kernel gate is there. Without it a host whose every process is paused is not covered (design, rule 15)."""
     drift: float = 0.005
@@ -29,8 +33,9 @@ class Settings:
     @property
     def group(self) -> Group:
         names = [f"db{number + 1}" for number in range(self.members)]
+        last = self.members - 1 if self.reserved else self.members
         members = tuple(
-            Member(name=name, address=f"10.0.0.{number + 1}", port=6379, preferred=number == 0)
+            Member(name=name, address=f"10.0.0.{number + 1}", port=6379, preferred=number == 0, never_primary=number == last)
             for number, name in enumerate(names)
         )
         return Group(
@@ -46,5 +51,12 @@ class Settings:
             process_down=TimingRule(after=0.0),
             unresponsive=TimingRule(after=max(0.5, self.lease)),
         )
-        replication = Replication.SYNCHRONOUS if self.synchronous else Replication.ASYNCHRONOUS
-        return Policy(lease=self.lease, timing=timing, automation=self.automation, proposal_expires=20.0, replication=replication)
+        waiting = Replication.QUORUM if self.quorum else Replication.SYNCHRONOUS
+        return Policy(
+            lease=self.lease,
+            timing=timing,
+            automation=self.automation,
+            proposal_expires=20.0,
+            replication=waiting if self.synchronous else Replication.ASYNCHRONOUS,
+            min_replicas=self.quorum,
+        )

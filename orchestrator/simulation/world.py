@@ -7,6 +7,7 @@ from random import Random
 from orchestrator.coordination.memory import Store
 from orchestrator.domain.effects import WriteRecord
 from orchestrator.domain.record import Control, Snapshot
+from orchestrator.engine import asking
 from orchestrator.services.memory import Instance
 from orchestrator.simulation.checkers import Checkers
 from orchestrator.simulation.hosts import Host
@@ -37,6 +38,8 @@ class World:
         self.writing = True
         """Clients write wherever they can."""
         self.replicating = True
+        self.starved: set[str] = set()
+        """Standbys that nothing reaches of what their primary commits."""
         self.acknowledged: tuple[str, int] | None = None
         """Synchronous groups: history and offset up to which clients hold an acknowledgement."""
         self.reply_delay: dict[str, float] = {}
@@ -129,6 +132,7 @@ class World:
         )
         if applied:
             self.checkers.saw_record(author, before, write.record)
+            self._allow_for_a_person(author, before)
             record = write.record
             self.tell(
                 "mediator",
@@ -137,6 +141,14 @@ class World:
             )
             self._changed(before)
         return applied
+
+    def _allow_for_a_person(self, author: str, before: Snapshot) -> None:
+        """Where a quorum was not heard, a person may take over all the same: what was acknowledged may be gone then."""
+        daemon = self.hosts[author].daemon
+        if not self.settings.quorum or daemon is None or before.record is None or before.record.primary.name == author:
+            return
+        if before.control.request is not None and asking.missing(daemon.state, before.record):
+            self.acknowledged = None
 
     def apply_control(self, control: Control, expected: int) -> bool:
         before = self.store.read(self.settings.group.name)
@@ -164,7 +176,7 @@ class World:
             instance = host.instance
             if instance is None or not instance.running or instance.frozen or host.paused or not host.up:
                 continue
-            if instance.upstream is None or not self.replicating:
+            if instance.upstream is None or not self.replicating or host.name in self.starved:
                 continue
             source = self._source(host, instance.upstream)
             if source is None:
@@ -182,7 +194,9 @@ class World:
             assert instance is not None
             if self.acknowledged is not None and not instance.holds(*self.acknowledged):
                 self.checkers.broken("P3", f"{name} serves without the write {self.acknowledged}, which was acknowledged")
-            reached = min((self._received(each, instance) for each in instance.covered), default=instance.offset)
+            received = sorted((self._received(each, instance) for each in instance.covered), reverse=True)
+            enough = len(received) if instance.enough is None else instance.enough
+            reached = received[enough - 1] if enough else instance.offset
             if reached > 0 and instance.holds(instance.history, reached):
                 known = self.acknowledged
                 if known is None or known[0] != instance.history or reached > known[1]:
@@ -196,7 +210,7 @@ class World:
         return standby.offset if standby.history == source.history else 0
 
     def _source(self, host: Host, upstream: tuple[str, int]) -> Host | None:
-        """The host that answers at this address as a primary, if it can be reached."""
+        """The host that answers at this address as a primary, if it can be reached; or a standby, that has all that we have."""
         for other in self.hosts.values():
             if other.instance is None or other.instance.address != upstream:
                 continue
@@ -204,6 +218,8 @@ class World:
             awake = other.up and not other.paused and other.instance.running and not other.instance.frozen
             open_gate = not self.settings.gate or self.now < other.gate_until
             serving = other.instance.upstream is None and other.instance.role.value == "primary"
+            if self.settings.quorum and not serving and host.instance is not None:
+                serving = other.instance.holds(host.instance.history, host.instance.offset)
             return other if reachable and awake and open_gate and serving else None
         return None
 

@@ -73,6 +73,8 @@ def test_the_gates_are_asked_in_the_documented_order():
         "permitted",
         "promise over",
         "lease over",
+        "nothing left elsewhere",
+        "quorum heard",
     ]
 
 

@@ -89,7 +89,7 @@ MEMBERS = "    members: {db1: {}, db2: {}}\n"
             f"    postgresql: {{data_directory: /d}}\n    redis: {{port: 1}}\n{MEMBERS}",
             [":13:", "the group's service is postgresql"],
         ),
-        (f"    postgresql: {{data_directory: /d}}\n    policy: {{min_replicas: 1}}\n{MEMBERS}", ["min_replicas: is for Redis"]),
+        (f"    postgresql: {{data_directory: /d}}\n    policy: {{min_replicas: 1}}\n{MEMBERS}", ["min_replicas", "quorum"]),
         (
             f"    postgresql: {{data_directory: /d}}\n    policy: {{strict: true}}\n{MEMBERS}",
             ["policy.strict", "expected replication: synchronous"],
@@ -114,6 +114,7 @@ def test_what_cannot_work_is_refused_with_what_would_be_right(tmp_path: Path, gr
         assert word in told, told
 
 
-def test_the_adapter_knows_that_its_group_promises_every_acknowledged_commit(tmp_path: Path):
-    config = read(tmp_path, GROUP.replace("    postgresql:\n", "    replication: synchronous\n    postgresql:\n", 1))
+@pytest.mark.parametrize("replication", ["synchronous", "quorum"])
+def test_the_adapter_knows_that_its_group_promises_every_acknowledged_commit(tmp_path: Path, replication: str):
+    config = read(tmp_path, GROUP.replace("    postgresql:\n", f"    replication: {replication}\n    postgresql:\n", 1))
     assert postgresql_settings(config, "orders", "db1").synchronous

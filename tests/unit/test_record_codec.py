@@ -1,6 +1,7 @@
 """Record and control as the mediator keeps them: read back as written, or refused in words that help."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -112,8 +113,9 @@ def test_a_control_is_read_as_it_was_written_at_the_version_that_the_mediator_co
 
 
 def test_what_is_written_says_its_format():
-    assert json.loads(encode(RECORD))["format"] == FORMAT
-    assert json.loads(encode(Control(version=1)))["format"] == FORMAT
+    assert json.loads(encode(RECORD))["format"] == 1
+    assert json.loads(encode(Control(version=1)))["format"] == 1
+    assert json.loads(encode(replace(RECORD, quorum=1)))["format"] == FORMAT == 2, "an older one would claim without asking"
 
 
 def test_a_record_of_a_newer_format_is_refused_with_the_word_to_upgrade():

@@ -27,7 +27,7 @@ from orchestrator.services.postgresql.probing import Errand
 from orchestrator.services.postgresql.rewinding import Fitness, Fitter
 from orchestrator.services.postgresql.settings import PostgresqlSettings
 from orchestrator.services.postgresql.source import Identity, Source
-from orchestrator.services.postgresql.synchronous import Synchronous
+from orchestrator.services.postgresql.synchronous import Synchronous, SynchronousMode
 from orchestrator.services.postgresql.view import Viewer
 from orchestrator.services.starting import CannotStart, run_command
 
@@ -560,10 +560,13 @@ class PostgresqlService:
     # --- what a group needs besides ----------------------------------------------------------------------------------
 
     async def ensure_replicas(self, wanted: EnsureReplicas) -> None:
-        """Every named standby must have a commit: each of them could take over. With too few, every commit waits."""
+        """Every named standby must have a commit, or any so many of them. With too few, every commit waits."""
         absent = synchronous.absent(wanted.at_least - len(wanted.names))
         names = (*wanted.names, *absent)
-        await self.ensure_synchronous(Synchronous(names=names, at_least=len(names)))
+        if wanted.enough is None or absent:
+            await self.ensure_synchronous(Synchronous(names=names, at_least=len(names)))
+        else:
+            await self.ensure_synchronous(Synchronous(names=names, at_least=wanted.enough, mode=SynchronousMode.ANY))
 
     async def tend(self, primary: NodeName | None) -> None:
         await self.tend_slots(primary)
