@@ -568,6 +568,15 @@ def test_a_claim_is_refused_while_the_own_promise_runs(fresh: Keeper):
     assert fresh.at(3.52).obey(commands.BeginClaim(5)) == ClaimBegun(5)
 
 
+def test_a_claim_that_rests_on_an_earlier_promise_is_declined(fresh: Keeper):
+    """The others were asked where their data ends; promised again since, the primary may have acknowledged more."""
+    fresh.at(2.5).hear("db2", asking=True)
+    before = fresh.memory.promised_until
+    fresh.at(4.5).hear("db2", asking=True)
+    assert isinstance(fresh.at(9.0).obey(commands.BeginClaim(5, before)), Declined)
+    assert fresh.obey(commands.BeginClaim(5, fresh.memory.promised_until)) == ClaimBegun(5)
+
+
 def test_who_claims_promises_nothing_to_anybody(fresh: Keeper):
     fresh.obey(commands.BeginClaim(5))
     assert not granted(fresh.at(2.5).hear("db2", asking=True))
