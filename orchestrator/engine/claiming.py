@@ -27,6 +27,9 @@ def claiming(turn: Turn) -> None:
         turn.enter(Phase.PROMOTING, f"{state.me} holds epoch {record.epoch}")
         return
     if keeper.claim != record.version:
+        if any(pending.in_flight for pending in state.pending):
+            turn.want(ReadMediator(), again_every=record.lease / 4)  # that newer version may well be our own
+            return
         turn.enter(Phase.JOINING, f"the record has moved on to version {max(record.version, keeper.version)}")
         return
     if any(pending.in_flight for pending in state.pending):

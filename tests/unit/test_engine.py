@@ -36,7 +36,17 @@ from scenarios import (
 )
 
 from orchestrator.domain import commands, effects, events
-from orchestrator.domain.effects import EnsureClients, EnsureService, History, NoticeKind, WantedRole, WriteControl, WriteRecord
+from orchestrator.domain.effects import (
+    EnsureClients,
+    EnsureService,
+    History,
+    LookNow,
+    NoticeKind,
+    ReadMediator,
+    WantedRole,
+    WriteControl,
+    WriteRecord,
+)
 from orchestrator.domain.events import WriteOutcome
 from orchestrator.domain.observations import Abstained, Answered, Health, Hold, Refused, Release, Role, Silent
 from orchestrator.domain.policy import Automation
@@ -99,6 +109,27 @@ def test_a_claim_leaves_out_whom_it_does_not_hear():
     engine.tick()
     (write,) = of(engine.keeper_seen(replace(deaf, claim=5)), WriteRecord)
     assert write.record.succession == ()
+
+
+def test_a_claim_that_a_beat_overtakes_is_waited_for():
+    """The keeper has heard of a newer version: that is our own write more often than not."""
+    engine = claiming()
+    write = claim_of(engine)
+    found = engine.keeper_seen(bereaved_keeper(claim=None, version=6, epoch=4), after=0.01)
+    assert engine.state.phase is Phase.CLAIMING
+    assert of(found, ReadMediator)
+    engine.read(write.record, after=0.01)
+    assert engine.state.phase is Phase.PROMOTING
+
+
+def test_a_standby_looks_for_its_last_position_when_the_primary_can_write_no_more():
+    """A primary that is not heard any more writes on until its right has ended."""
+    promising = keeper("db2", peers_of("db2", db1=silent()), promised_to="db1", promised_until=NOW + 0.5)
+    engine = Engine(bereaved(keeper=promising, settled=(-1, NEVER)))
+    engine.tick(0.4)
+    assert engine.state.settled[0] < 0
+    assert of(engine.tick(0.2), LookNow)
+    assert engine.state.settled[0] == 5
 
 
 def test_a_claim_holds_only_while_peoples_words_are_as_they_were_read():
