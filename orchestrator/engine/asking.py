@@ -122,4 +122,5 @@ def missing(state: State, record: Record) -> str:
 
 def waited_until(state: State, record: Record) -> Instant | None:
     """Until when answers are waited for before a person is asked; None while there is no question."""
-    return state.asking.since + record.lease if state.asking is not None else None
+    asking = state.asking
+    return asking.since + record.lease if asking is not None and asking.version == record.version else None

@@ -24,6 +24,7 @@ def claiming(turn: Turn) -> None:
     if record is None or keeper is None:
         return
     if record.primary == Pair(state.me, keeper.life):
+        turn.change(asking=None)
         turn.enter(Phase.PROMOTING, f"{state.me} holds epoch {record.epoch}")
         return
     if keeper.claim != record.version:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from orchestrator.domain import commands, events
 from orchestrator.domain.effects import EnsureReplicas, EnsureService, LookNow, WriteControl, WriteRecord
-from orchestrator.domain.observations import Answered, Hold, PeerView, Release, Role
+from orchestrator.domain.observations import Answered, Hold, PeerView, Refused, Release, Role
 from orchestrator.domain.policy import Replication
 from orchestrator.domain.topology import Pair
 from orchestrator.engine import asking, gates, quorum
 from orchestrator.engine.quorum import Kept
-from orchestrator.engine.state import Covered, Local, Phase
+from orchestrator.engine.state import Asking, Covered, Local, Phase
 from tests.unit.scenarios import (
     LIVES,
     NOW,
@@ -193,6 +193,20 @@ def test_a_claim_lists_only_those_that_have_all_of_it_and_as_many_as_a_commit_mu
         engine.keeper_seen(others(answers=(token,), offset=offset), after=0.01)
         (write,) = of(engine.keeper_seen(replace(others(answers=(token,), offset=offset), claim=5), after=0.01), WriteRecord)
         assert (write.record.succession, write.record.quorum) == (listed, enough)
+
+
+def test_the_question_ends_with_the_claim_and_does_not_stand_in_the_way_of_the_next_one():
+    engine = orphan()
+    token = asked(engine)
+    heard = others(answers=(token,))
+    engine.keeper_seen(heard, after=0.01)
+    (write,) = of(engine.keeper_seen(replace(heard, claim=5), after=0.01), WriteRecord)
+    engine.written(write, events.WriteOutcome.APPLIED, after=0.01)
+    assert engine.state.phase is Phase.PROMOTING
+    assert engine.state.asking is None
+    stale = Engine(serving(policy=QUORUM, record=ONE_OF_TWO, asking=Asking(7, 3, NOW - 60.0, None)))
+    found = stale.looked(Refused("connection refused", gone=True), after=0.01)
+    assert stale.state.phase is Phase.LETTING_GO, notices(found)
 
 
 # --- the others answer -----------------------------------------------------------------------------------------------
