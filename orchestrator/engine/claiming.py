@@ -6,7 +6,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import gates, people, replicas, writes
+from orchestrator.engine import electing, gates, people, replicas, writes
 from orchestrator.engine.diagnosing import usable_release
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
@@ -25,6 +25,9 @@ def claiming(turn: Turn) -> None:
         return
     if record.primary == Pair(state.me, keeper.life):
         turn.change(asking=None)
+        if _was_replaced(state, record):
+            turn.enter(Phase.JOINING, "the service here was restarted while it was claimed for: its data is compared first")
+            return
         turn.enter(Phase.PROMOTING, f"{state.me} holds epoch {record.epoch}")
         return
     if keeper.claim != record.version:
@@ -38,6 +41,12 @@ def claiming(turn: Turn) -> None:
     if state.pending:
         turn.want(ReadMediator(), again_every=record.lease / 4)
     _send_claim(turn, record, keeper.life)
+
+
+def _was_replaced(state: State, record: Record) -> bool:
+    """What answers now is not the standby whose data the claim rested on."""
+    view = state.local.view
+    return view is not None and (view.role is not Role.STANDBY or electing.why_not_whole(state, record) != "")
 
 
 def _send_claim(turn: Turn, record: Record, life: int) -> None:

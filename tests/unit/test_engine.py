@@ -48,7 +48,7 @@ from orchestrator.domain.effects import (
     WriteRecord,
 )
 from orchestrator.domain.events import WriteOutcome
-from orchestrator.domain.observations import Abstained, Answered, Health, Hold, Refused, Release, Role, Silent
+from orchestrator.domain.observations import Abstained, Answered, Health, Hold, Refused, Release, Role, ServiceView, Silent
 from orchestrator.domain.policy import Automation
 from orchestrator.domain.record import Cause, Record, RequestKind
 from orchestrator.domain.spans import FOREVER, NEVER
@@ -120,6 +120,16 @@ def test_a_claim_that_a_beat_overtakes_is_waited_for():
     assert of(found, ReadMediator)
     engine.read(write.record, after=0.01)
     assert engine.state.phase is Phase.PROMOTING
+
+
+@pytest.mark.parametrize("found", [service(Role.PRIMARY, 0, empty=True), service(offset=100, pid=4712, link_up=False)])
+def test_a_service_that_was_replaced_during_the_claim_is_compared_before_it_is_promoted(found: ServiceView):
+    engine = claiming()
+    write = claim_of(engine)
+    engine.keeper_seen(bereaved_keeper(claim=5, pid=found.pid), after=0.01)
+    engine.looked(Answered(found, 0.001), after=0.01)
+    engine.written(write, WriteOutcome.APPLIED, after=0.01)
+    assert engine.state.phase is Phase.STARTING
 
 
 def test_a_standby_looks_for_its_last_position_when_the_primary_can_write_no_more():
