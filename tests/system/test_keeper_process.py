@@ -99,7 +99,9 @@ class PeerSocket:
     def beat(self, **more: object) -> bytes:
         """Fresh, from this peer's life to the keeper's, asking for a promise in a high epoch."""
         self.count += 1
-        plain = {"group": digest(GROUP), "life": self.life, "number": int(now() * 1e6), "echo_life": self.keeper.page().life}
+        moment = int(now() * 1e6)
+        plain = {"group": digest(GROUP), "life": self.life, "number": moment, "echo_life": self.keeper.page().life}
+        plain |= {"echo_number": moment}  # as if a beat of the keeper's had come just now
         section = Section(**{**plain, "epoch": 5, "lease_us": int(LEASE * 1e6), "asking": True, **more})  # type: ignore[arg-type]
         return self.codec.seal(pack_section(section), 0, self.count)
 
