@@ -106,6 +106,11 @@ class StateCollector(Collector):
                 if count.name == name:
                     family.add_metric(count.label.split("|", 1), count.value)
             yield family
+        line = GaugeMetricFamily("tanist_line_up", "1 while the serial line's device can be used", labels=["peer", "path"])
+        for count in tally.counts:
+            if count.name == "line_up":
+                line.add_metric(count.label.split("|", 1), count.value)
+        yield line
         refused = CounterMetricFamily("tanist_beats_refused", "Datagrams that were not believed, by reason", labels=["reason"])
         for count in tally.counts:
             if count.name == "beats_refused":
