@@ -172,7 +172,7 @@ class SerialLine:
     def _lose(self, why: str) -> None:
         self._fail(why)
         self._given_up.append(self._descriptor)
-        self._descriptor = -1
+        self._descriptor, self._unsent = -1, b""
         self.waiting.clear()
 
     def _fail(self, why: str) -> None:

@@ -314,7 +314,7 @@ class KeeperProcess:
             counts.append(Count(name="last_freeze_seconds", label=name, value=keeper.last_freeze))
             counts.append(Count(name="longest_delay_seconds", label=name, value=keeper.longest))
             counts.append(Count(name="freeze_budget_seconds", label=name, value=keeper.core.budget))
-        counts += [Count(name="line_up", label=f"{line.peer}|{line}", value=not line.trouble) for line in self.links.lines]
+        counts += [Count(name="line_up", label=f"{line.peer}|{line}", value=float(not line.trouble)) for line in self.links.lines]
         remarks = [*self.remarks, *(line.remark for line in self.links.lines if line.trouble)]
         remarks += [remark for keeper in self.groups.values() for remark in keeper.remarks]
         return Tally(at=now(), counts=tuple(counts), remarks=tuple(remarks))
