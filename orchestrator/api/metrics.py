@@ -14,7 +14,7 @@ from orchestrator.engine.state import Phase
 
 PATH_COUNTS = {
     "beats_sent": "Beats sent",
-    "beats_unsendable": "Beats that this host could not send (no route, no buffer)",
+    "beats_unsendable": "Beats that this host could not send (no route, no buffer, no time on a serial line)",
     "beats_heard": "Beats that arrived and were believed",
     "beats_lost": "Beats that a peer sent and that did not arrive",
 }

@@ -95,8 +95,9 @@ class Links:
         if line.trouble:
             self.counts["beats_unsendable", label] += len(sections)
             return
-        for section in sections:
-            line.waiting.put(section)
+        late = sum(line.waiting.put(section) for section in sections)
+        if late:
+            self.counts["beats_unsendable", label] += late
         moment = time.clock_gettime(time.CLOCK_BOOTTIME)
         line.send_on(moment)
         if line.is_free(moment):

@@ -42,6 +42,10 @@ class Cable:
     def __exit__(self, *_: object) -> None:
         self.unplug()
 
+    @property
+    def plugged(self) -> bool:
+        return self._thread is not None
+
     def plug(self) -> None:
         """The devices appear."""
         masters = []

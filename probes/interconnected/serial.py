@@ -127,7 +127,6 @@ class Waiting:
         self._sections: dict[tuple[int, bool], Section] = {}
         self._words_at: dict[int, Instant] = {}
         """When the next words of each group may go."""
-        self.replaced = 0
 
     def __len__(self) -> int:
         return len(self._sections)
@@ -135,14 +134,15 @@ class Waiting:
     def clear(self) -> None:
         self._sections.clear()
 
-    def put(self, section: Section) -> None:
+    def put(self, section: Section) -> bool:
+        """True when it takes the place of an older one, which is not sent any more."""
         key = section.group, section.answer
         older = self._sections.get(key)
         if older is not None:
-            self.replaced += 1
             section = replace(section, urgent=section.urgent or older.urgent)
         self._sections[key] = section  # keeps the older one's turn
         self._words_at.setdefault(section.group, NEVER)
+        return older is not None
 
     def take(self, now: Instant) -> bytes:
         """The sections of the next datagram, packed: those that have waited longest, as many as the line carries in a beat."""

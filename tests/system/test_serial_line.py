@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.domain.spans import FOREVER
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.keeper.line import SerialLine, close_device, open_device
 from orchestrator.keeper.setup import LineSetup
@@ -37,21 +38,22 @@ class Loop:
     def __init__(self, device: Path, baud: int = 4_000_000) -> None:
         self.line = SerialLine("db2", str(device), baud, 0.01, ROOM)
         self.longest = 0.0
+        self.open = False
         self.got: list[bytes] = []
         self.line.start(lambda: None)
 
     def turn(self) -> None:
         began = time.monotonic()
-        lost = self.line.fileno() < 0 and not self.line.trouble.startswith("not opened")
         self.got += self.line.receive()
         self.line.send_on(now())
-        if lost and self.line._given_up:
+        if self.open and self.line.fileno() < 0:
             self.line.open_again()
         self.line.notice()
+        self.open = self.line.fileno() >= 0
         self.longest = max(self.longest, time.monotonic() - began)
 
     def send(self, datagram: bytes) -> None:
-        if self.line.fileno() >= 0 and not self.line._unsent:
+        if self.line.fileno() >= 0 and self.line.wake_at() == FOREVER:
             self.line.send(datagram, now())
 
     def until(self, condition: Callable[[], object], within: float = 10.0) -> None:
@@ -300,7 +302,7 @@ def joined(group: Hands) -> Iterator[Joined]:
     wait_for(lambda: made.hears("serial") and made.hears("udp"))
     yield made
     made.cable.cut, made.cable.noise = False, 0.0
-    if made.cable._thread is None:
+    if not made.cable.plugged:
         made.cable.plug()
     made.mend()
     group.whole()

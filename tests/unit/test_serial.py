@@ -104,9 +104,10 @@ def taken(waiting: Waiting, now: float = 0.0) -> list[Section]:
 
 
 def test_a_newer_beat_takes_the_place_of_one_that_still_waits():
-    line = waiting(a_section(number=1), a_section(number=2))
+    line = waiting()
+    assert [line.put(a_section(number=number)) for number in (1, 2)] == [False, True]
     assert [section.number for section in taken(line)] == [2]
-    assert (len(line), line.replaced) == (0, 1)
+    assert not line
 
 
 def test_an_answer_takes_no_beats_place():
