@@ -28,7 +28,7 @@ WORDS_BEATS: Final = 2
 after which a peer counts as silent."""
 
 WORDS_SHARE: Final = 0.5
-"""Of the line, for words, when there are more of them than it carries: the rest stays free for beats."""
+"""For words, of what beats leave free of the line: one that is nearly full makes beats wait, and a lost one then costs more."""
 
 MOST_LOAD: Final = 0.8
 """Of a line, for beats without words. With more they would wait for each other too long."""
@@ -162,6 +162,11 @@ class Waiting:
             if due and size + len(section.words) <= limit:
                 taken[key] = pack_section(section)
                 size += len(section.words)
-                rest = len(self._words_at) / WORDS_SHARE * seconds(len(section.words), self.baud)
-                self._words_at[section.group] = now + rest
+                self._words_at[section.group] = now + self._rest_after(len(section.words))
         return b"".join(taken.values())
+
+    def _rest_after(self, words_bytes: int) -> Span:
+        """How long a group says no more after so many bytes of words, so that all groups have their share."""
+        groups = len(self._words_at)
+        free = max(1 - MOST_LOAD, 1 - load([self.beat_every] * groups, self.baud, ""))
+        return groups * seconds(words_bytes, self.baud) / (WORDS_SHARE * free)
