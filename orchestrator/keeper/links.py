@@ -124,6 +124,9 @@ class Links:
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
+    def is_path(self, descriptor: int) -> bool:
+        return descriptor in self._by_descriptor
+
     def receive(self, descriptor: int) -> list[tuple[str, Section]]:
         """Every section that has arrived on this path, authentic and from whom it says."""
         number = self._by_descriptor[descriptor]

@@ -167,8 +167,9 @@ class KeeperProcess:
             keeper.main_exited()
         elif descriptor in self._lines:
             self._hear_line(descriptor)
-        else:
+        elif self.links.is_path(descriptor):
             self._hear_peers(descriptor)
+        # else an earlier event of this very turn closed it: the old daemon spoke its last as the new one came
 
     def _sync_pidfds(self) -> None:
         """The kernel forgets a descriptor when it is closed, and its number may name another process at once."""
