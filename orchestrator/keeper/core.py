@@ -62,6 +62,8 @@ class Peer:
     life: Life = 0
     past_lives: tuple[Life, ...] = ()
     number: int = 0
+    echoed: int = 0
+    """The newest of our numbers that it has been heard to know."""
     heard_at: Instant = NEVER
     silent: bool = True
     silent_since: Instant = NEVER
@@ -313,8 +315,8 @@ class Core:
             self._introduce(peer, section, now)
             return False
         if section.life != peer.life:
-            if section.life in peer.past_lives:
-                return False
+            if section.life in peer.past_lives or (peer.life and section.echo_number <= peer.echoed):
+                return False  # a beat of an earlier life, held up on its way, answers an older beat of ours
             self._begin_life(peer, section.life)
         self._note_words(peer, section)
         return not section.number <= peer.number
@@ -326,6 +328,7 @@ class Core:
         introduction = self._section(peer, now)
         introduction.answer = True
         introduction.echo_life = section.life
+        introduction.echo_number = section.number
         self._acts.append(Send(peer.name, introduction))
 
     def _begin_life(self, peer: Peer, life: Life) -> None:
@@ -343,6 +346,7 @@ class Core:
 
     def _note_heard(self, peer: Peer, section: Section, now: Instant) -> None:
         peer.number = section.number
+        peer.echoed = max(peer.echoed, section.echo_number)
         self.memory.heard[peer.name] = (peer.life, section.number)
         peer.heard_at = now
         if peer.silent:

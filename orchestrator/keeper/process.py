@@ -21,7 +21,7 @@ from orchestrator.keeper.core import Declined
 from orchestrator.keeper.group import GroupKeeper, now
 from orchestrator.keeper.line import SerialLine
 from orchestrator.keeper.links import Links
-from orchestrator.keeper.setup import GroupSetup, read_setup
+from orchestrator.keeper.setup import PRIORITY, GroupSetup, read_setup
 from orchestrator.keeper.talk import (
     LARGEST_BYTES,
     Count,
@@ -36,9 +36,6 @@ from orchestrator.keeper.talk import (
     encode_to_daemon,
 )
 from probes.interconnected.wire import Section, digest
-
-PRIORITY: Final = 10
-"""SCHED_FIFO priority: above every ordinary process, below the kernel's own threads (50)."""
 
 SWITCH_EVERY: Span = 0.0005
 """A gate's thread that has something to do gets its turn so soon; Python's own 5 ms are a stranger's first five writes."""

@@ -3,9 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from orchestrator.domain.plain import from_plain, to_plain
 from orchestrator.domain.spans import Span
+
+PRIORITY: Final = 10
+"""SCHED_FIFO priority: above every ordinary process, below the kernel's own threads (50)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

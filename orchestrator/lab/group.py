@@ -108,6 +108,8 @@ class LabSettings:
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
     policy: dict[str, Any] = field(default_factory=dict)
     """Over the lab's own policy, in the words of the configuration file."""
+    tags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What members' sections say besides: never_primary and the like."""
 
 
 KINDS: Final[dict[str, Callable[[LabSettings], Kind]]] = {
@@ -200,6 +202,7 @@ class LabGroup:
             host.name: {
                 **self.kind.member_section(host.directory),
                 **({"preferred": True} if host.name == "db1" else {}),
+                **self.settings.tags.get(host.name, {}),
             }
             for host in self.members
         }

@@ -3,7 +3,8 @@
 A datagram carries one *section* per group (several groups share a datagram) and ends in a truncated HMAC-SHA256 over all
 before it. Replay is answered in three ways: a section's number must grow within the sender's life; a life that was left
 never returns; a life is believed only when it echoes the receiver's own life, so nothing recorded before this receiver's
-memory began is worth anything.
+memory began is worth anything. Another life than the present one must echo a newer number of the receiver's, too: else a beat
+that was held up on its way could bring an earlier life back, and the present one would be the one that was left.
 
 Layout (network byte order)::
 

@@ -53,6 +53,7 @@ class Keeper:
         self.now = now
         self.acts: list[Any] = []
         self.numbers: dict[str, int] = {}
+        self.echoed = 0
         self.core = Core(
             me=ME,
             group=GROUP,
@@ -92,11 +93,13 @@ class Keeper:
         """A beat of a peer that knows our life and epoch, unless it says otherwise; the peer's clock runs like ours."""
         number = said.pop("number", max(self.numbers.get(peer, 0) + 1, int(self.now * 1e6)))
         self.numbers[peer] = max(number, self.numbers.get(peer, 0))
+        self.echoed = max(self.echoed + 1, said.get("echo_number", 0))
         known = {
             "group": GROUP,
             "life": LIVES[peer],
             "number": number,
             "echo_life": self.memory.life,
+            "echo_number": self.echoed,
             "epoch": self.memory.epoch,
             "version": self.memory.version,
             "incarnation": self.memory.incarnation,
@@ -258,6 +261,22 @@ def test_a_life_that_was_left_never_returns(knows_db2: Keeper):
     assert knows_db2.hear("db2", life=22, number=9_000_000, asking=True, epoch=8) == []
     assert unchanged(knows_db2, before)
     assert knows_db2.core.peers["db2"].life == 222
+
+
+def test_a_beat_of_an_earlier_life_that_was_held_up_does_not_end_the_present_one(knows_db2: Keeper):
+    """Were it believed, the peer's present life would be the one that was left, and the peer would be silent for good."""
+    knows_db2.hear("db2", life=222, number=100, echo_number=2_000_000)
+    knows_db2.hear("db2", life=7, number=9_000_000, echo_number=1_999_999)
+    knows_db2.hear("db2", life=222, number=200, echo_number=2_100_000)
+    assert (knows_db2.core.peers["db2"].life, knows_db2.core.peers["db2"].number) == (222, 200)
+    knows_db2.hear("db2", life=333, number=100, echo_number=2_200_000)
+    assert knows_db2.core.peers["db2"].life == 333
+
+
+def test_who_does_not_know_our_life_is_answered_with_its_own_number(knows_db2: Keeper):
+    """By that it believes an introduction: it answers a beat of now."""
+    (sent,) = knows_db2.hear("db2", echo_life=0, number=9_000_000)
+    assert (sent.section.echo_life, sent.section.echo_number, sent.section.answer) == (22, 9_000_000, True)
 
 
 def test_numbers_begin_anew_with_a_new_life(knows_db2: Keeper):
@@ -633,6 +652,15 @@ def test_a_claim_is_refused_while_the_own_promise_runs(fresh: Keeper):
     assert "db2" in declined.reason
     assert fresh.memory.claim is None
     assert fresh.at(3.52).obey(commands.BeginClaim(5)) == ClaimBegun(5)
+
+
+def test_a_claim_that_rests_on_an_earlier_promise_is_declined(fresh: Keeper):
+    """The others were asked where their data ends; promised again since, the primary may have acknowledged more."""
+    fresh.at(2.5).hear("db2", asking=True)
+    before = fresh.memory.promised_until
+    fresh.at(4.5).hear("db2", asking=True)
+    assert isinstance(fresh.at(9.0).obey(commands.BeginClaim(5, before)), Declined)
+    assert fresh.obey(commands.BeginClaim(5, fresh.memory.promised_until)) == ClaimBegun(5)
 
 
 def test_who_claims_promises_nothing_to_anybody(fresh: Keeper):
