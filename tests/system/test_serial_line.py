@@ -269,9 +269,15 @@ class Joined:
         self.networks.mend()
         self.hands.group.join_mediator(self.primary)
 
+    def report(self, host: Host) -> dict[str, Any]:
+        """A daemon on a busy machine may take its time."""
+        found: dict[str, Any] = {}
+        wait_for(lambda: found.update(self.hands.report(host)) or found)
+        return found
+
     def paths(self, host: Host, to: Host) -> dict[str, Any]:
         """How the host hears the other one: on `udp` and on `serial`."""
-        members = {member["name"]: member for member in self.hands.report(host)["members"]}
+        members = {member["name"]: member for member in self.report(host)["members"]}
         return {path["path"].partition(":")[0]: path for path in members[to.name]["paths"]}
 
     def hears(self, medium: str) -> bool:
@@ -285,7 +291,7 @@ class Joined:
         return text.count("service frozen")
 
     def as_it_was(self) -> bool:
-        report = self.hands.report(self.primary)
+        report = self.report(self.primary)
         right = report["right"]
         return (report["phase"], report["epoch"]) == ("serving", self.epoch) and right["held"] and not right["frozen"]
 
