@@ -169,7 +169,7 @@ class Core:
         self._count_promise(peer, section, now)
         if section.asking:
             granted = self._promise(peer, section, now)
-            self._send(peer, now, granted=granted, answer=True)
+            self._send(peer, now, granted=granted, answer=True, slow=slow)
         return self._settled(now)
 
     def obey(self, now: Instant, command: commands.Command) -> tuple[Answer, list[Act]]:
@@ -783,9 +783,12 @@ class Core:
         for peer in self.peers.values():
             self._send(peer, now, urgent=urgent)
 
-    def _send(self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False) -> None:
+    def _send(
+        self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False, slow: bool = False
+    ) -> None:
         section = self._section(peer, now)
         section.urgent = urgent
+        section.slow = slow
         section.granted = granted
         section.answer = answer
         section.asking = not answer and self._asking()

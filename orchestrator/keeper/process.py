@@ -186,7 +186,8 @@ class KeeperProcess:
         self.links.flush()
 
     def _hear_section(self, keeper: GroupKeeper, sender: str, section: Section, *, slow: bool = False) -> None:
-        self.links.note_round_trip(keeper.core.sent_at(section.echo_number) if section.granted else None, now())
+        if section.granted and (slow or not section.slow):
+            self.links.note_round_trip(keeper.core.sent_at(section.echo_number), now())
         keeper.hear(sender, section, slow=slow)
 
     # --- serial lines ------------------------------------------------------------------------------------------------

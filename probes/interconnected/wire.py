@@ -37,7 +37,7 @@ _RELEASE = struct.Struct("!QqqBB")
 LEAST_BYTES: Final = _HEADER.size + _LENGTH.size + _SECTION.size + MAC_BYTES
 """A beat of one group without words or release, but for the sender's name."""
 
-_ASKING, _GRANTED, _ANSWER, _RELEASE_FOLLOWS, _URGENT, _EXITED, _WORDLESS = 1, 2, 4, 8, 16, 32, 64
+_ASKING, _GRANTED, _ANSWER, _RELEASE_FOLLOWS, _URGENT, _EXITED, _WORDLESS, _SLOW = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 class BadBeat(ValueError):
@@ -77,6 +77,8 @@ class Section:
     words: bytes = b""
     wordless: bool = False
     """The words were left out, because the path carries little: those said before stand."""
+    slow: bool = False
+    """The beat that this answers came over a slow path, so that the round trip tells nothing of a quick one."""
 
 
 @dataclass(slots=True)
@@ -123,6 +125,7 @@ def pack_section(section: Section, *, words: bool = True) -> bytes:
         | (_URGENT if section.urgent else 0)
         | (_EXITED if section.exited else 0)
         | (_WORDLESS if wordless else 0)
+        | (_SLOW if section.slow else 0)
     )
     body = _SECTION.pack(
         section.group,
@@ -169,6 +172,7 @@ def _unpack_section(body: bytes) -> Section:
         release=release,
         words=body[at:],
         wordless=bool(flags & _WORDLESS),
+        slow=bool(flags & _SLOW),
     )
 
 
