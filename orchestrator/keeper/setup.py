@@ -29,6 +29,15 @@ class PathSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LineSetup:
+    """A serial line to one peer."""
+
+    peer: str
+    device: str
+    baud: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddressSetup:
     """An address that goes with the right, to be dropped with it."""
 
@@ -69,6 +78,11 @@ class KeeperSetup:
     paths: tuple[PathSetup, ...]
     groups: tuple[GroupSetup, ...]
     realtime: bool = True
+    lines: tuple[LineSetup, ...] = ()
+
+    def beat_every(self, peer: str) -> Span:
+        """The shortest of the groups that this peer has part in."""
+        return min((group.beat_every for group in self.groups if peer in group.peers), default=1.0)
 
     @property
     def run(self) -> Path:

@@ -311,6 +311,21 @@ def test_a_new_daemon_takes_the_place_of_the_old(keeper: Keeper):
     assert keeper.processes[0].poll() is None
 
 
+def test_an_old_daemon_may_speak_its_last_in_the_moment_in_which_a_new_one_comes(keeper: Keeper):
+    """The keeper learns of both in one turn."""
+    old, process = keeper.daemon, keeper.processes[0]
+    assert old is not None
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: state_of(process.pid) == "T")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as new:
+        new.connect(str(keeper.setup.socket_path))
+        old.send(encode_to_keeper(Order(group=GROUP, command=commands.Demoted())))
+        process.send_signal(signal.SIGCONT)
+        new.settimeout(5)
+        assert new.recv(65536)
+        assert process.poll() is None
+
+
 def test_a_daemon_that_never_reads_holds_nobody_up(keeper: Keeper, peer: PeerSocket):
     assert keeper.daemon is not None
     for number in range(3000):

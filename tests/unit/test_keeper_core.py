@@ -105,7 +105,8 @@ class Keeper:
             "incarnation": self.memory.incarnation,
             "lease_us": round(LEASE * 1e6),
         }
-        return self.note(self.core.heard(self.now, peer, Section(**{**known, **said})))
+        slow = said.pop("slow", False)
+        return self.note(self.core.heard(self.now, peer, Section(**{**known, **said}), slow=slow))
 
     def beat(self) -> dict[str, Section]:
         """The next beat to everybody."""
@@ -464,13 +465,15 @@ def test_a_beat_of_another_line_of_records_teaches_nothing(primary: Keeper):
 # --- rule 5: a clock that stood still --------------------------------------------------------------------------------
 
 
-def beats_of(keeper: Keeper, peer: str, first: float, number: int, ahead: float = 0.0, rate: float = 1.0) -> float:
+def beats_of(
+    keeper: Keeper, peer: str, first: float, number: int, ahead: float = 0.0, rate: float = 1.0, slow: bool = False
+) -> float:
     """Regular beats of a peer whose clock is ahead of ours by so much; when the last one came."""
     moment = first
     for each in range(number):
         moment = first + each * BEAT
         theirs = ahead + first + (moment - first) * rate
-        keeper.at(moment).hear(peer, number=int(theirs * 1e6))
+        keeper.at(moment).hear(peer, number=int(theirs * 1e6), slow=slow)
     return moment
 
 
@@ -503,6 +506,70 @@ def test_a_beat_that_was_long_on_its_way_voids_nothing(primary: Keeper):
     last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
     primary.at(last + 2.0).hear("db3", number=int((last + 0.1) * 1e6))
     assert primary.right_until == pytest.approx(9.5 + 0.99)
+
+
+def test_after_a_while_on_a_slow_path_alone_the_first_quick_beat_voids_nothing(primary: Keeper):
+    """A serial line's beats come 80 ms late; beside them one over the network would look as if our clock had stood still."""
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
+    last = beats_of(primary, "db3", last + BEAT, 150, ahead=-0.081, slow=True)
+    last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.08, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT) * 1e6))
+    assert primary.right_until == pytest.approx(99.99)
+
+
+def test_a_quick_path_is_watched_as_closely_beside_a_slow_one(primary: Keeper):
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = 2.0
+    for _ in range(SAMPLES):
+        last = beats_of(primary, "db3", last + BEAT, 1)
+        last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.08, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT + 0.2) * 1e6))
+    assert primary.right_until <= last + BEAT
+
+
+def test_a_beat_over_a_slow_path_too_shows_that_our_clock_stood_still(primary: Keeper):
+    """By what the quick one has shown."""
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT + 0.2) * 1e6), slow=True)
+    assert primary.right_until <= last + BEAT
+
+
+def test_on_a_slow_path_alone_a_beat_that_was_quicker_than_others_voids_nothing_and_a_stop_does(primary: Keeper):
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, 150, ahead=-0.141, slow=True)
+    last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.14, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT) * 1e6), slow=True)
+    assert primary.right_until == pytest.approx(99.99)
+    primary.at(last + 2 * BEAT).hear("db3", number=int((last + 2 * BEAT + 0.2) * 1e6), slow=True)
+    assert primary.right_until <= last + 2 * BEAT
+
+
+# --- words that a slow path leaves out -------------------------------------------------------------------------------
+
+
+def test_a_beat_without_words_leaves_those_that_were_said(primary: Keeper):
+    primary.at(2.2).hear("db3", words=b"one")
+    primary.at(2.3).hear("db3", wordless=True)
+    assert primary.core.peers["db3"].words == b"one"
+    assert primary.core.peers["db3"].heard_at == 2.3
+
+
+def test_words_are_taken_from_a_beat_that_a_path_without_them_was_first_to_bring(primary: Keeper):
+    number = int(2.2 * 1e6)
+    primary.at(2.2).hear("db3", number=number, wordless=True)
+    primary.at(2.21).hear("db3", number=number, words=b"one", urgent=True)
+    assert primary.core.peers["db3"].words == b"one"
+    primary.at(2.3).hear("db3", words=b"two")
+    primary.hear("db3", number=number, words=b"one")
+    assert primary.core.peers["db3"].words == b"two", "older words never replace newer ones"
+
+
+def test_the_words_of_a_past_life_do_not_outlive_it(primary: Keeper):
+    primary.at(2.2).hear("db3", words=b"one")
+    primary.at(2.3).hear("db3", life=333, wordless=True)
+    assert primary.core.peers["db3"].words == b""
 
 
 # --- rule 9: who is counted ------------------------------------------------------------------------------------------
