@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.coordination.codec import FORMAT
 from orchestrator.coordination.sqlite import SqliteMediator
 from orchestrator.domain.events import WriteOutcome
 from orchestrator.ports import RefusedByPeer, Unreachable
@@ -131,7 +132,8 @@ def test_a_record_of_a_newer_version_is_refused_with_the_cure(tmp_path: Path):
     async def play(mediator: SqliteMediator) -> None:
         await mediator.write_record(GROUP, write(record(), None))
         with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE kept SET data = replace(CAST(data AS TEXT), '\"format\":1', '\"format\":2')")
+            newer = f"replace(CAST(data AS TEXT), '\"format\":1,', '\"format\":{FORMAT + 1},')"
+            connection.execute(f"UPDATE kept SET data = {newer}")
         with pytest.raises(RefusedByPeer, match=r"newer Tanist.*upgrade"):
             await mediator.read(GROUP, WITHIN)
 
