@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFileActuator
+from orchestrator.actuators.vip import VipActuator
 from orchestrator.config.build import (
+    addresses,
     check_node,
     client_files,
     domain_group,
@@ -124,6 +126,21 @@ class Armed:
         return (memory.pid, memory.process_started) == (pid, process_started)
 
 
+class Entitled:
+    """Asked next to taking an address: does the keeper's page show the right in this epoch, at this moment?"""
+
+    def __init__(self, node: Node, group: GroupName) -> None:
+        self._node = node
+        self._group = group
+
+    def __call__(self, epoch: int) -> bool:
+        page = self._node.guard.page(self._group)
+        memory = page.read() if page is not None else None
+        if memory is None or memory.hold is Hold.NONE or memory.right_epoch != epoch or memory.frozen_since is not None:
+            return False
+        return memory.right_until > now()
+
+
 def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet) -> GroupRunner:
     section = config.groups[name]
     group = domain_group(config, name)
@@ -134,13 +151,15 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         clients = tuple(ClientFileActuator(file, group) for file in client_files(section, node.name))
     except (BadHistory, RefusedByPeer) as error:
         raise CannotStart(str(error)) from error
+    policy = domain_policy(section)
+    vips = tuple(VipActuator(each, node.name, policy.lease, Entitled(node, name)) for each in addresses(section, node.name))
     mediator = node.mediator
     assert mediator is not None
     moment = now()
     state = State(
         me=node.name,
         group=group,
-        policy=domain_policy(section),
+        policy=policy,
         run=secrets.randbits(32),
         boot=boot_id().decode(),
         now=moment,
@@ -158,13 +177,15 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         history_path=directory / "history.json",
         right_until=lambda: node.guard.right_until(name),
         service=service,
-        clients=clients,
+        clients=(*vips, *clients),
         log=log,
         broken=node.broken,
     )
     runner = GroupRunner(state, seams, Meters(meters, name))
     if isinstance(service, PostgresqlService):
         service.rejoined = runner.happened
+    for vip in vips:
+        vip.alarmed, vip.happened = runner.alarmed, runner.happened
     return runner
 
 
