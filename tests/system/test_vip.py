@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from orchestrator.actuators import neighbours
+from orchestrator.keeper import netlink
+from orchestrator.keeper.setup import AddressSetup, write_setup
+from tests.system.conftest import Keeper, now
 from tests.system.holder import ME
 from tests.system.hosts import INTERFACE, Capture, Host, hosts, why_no_hosts
-from tests.system.redis_servers import wait_for
+from tests.system.redis_servers import state_of, wait_for
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(60), pytest.mark.skipif(bool(why_no_hosts()), reason=why_no_hosts())]
 
@@ -85,11 +89,11 @@ def _announcement(at: float, frame: bytes, address: str) -> Heard | None:
         own, other = frame[28:32], frame[38:42]
         if own == other == socket.inet_aton(address) and frame[22:28] == frame[6:12]:
             return Heard(at, source, {1: "request", 2: "reply"}[frame[21]], to)
-    if kind == 0x86DD and frame[20] == 58 and frame[54] == 136 and ":" in address:
+    if kind == 0x86DD and frame[20] == 58 and frame[54] == 136 and frame[58] & 0x40 == 0 and ":" in address:
         packed = socket.inet_pton(socket.AF_INET6, address)
         if frame[62:78] == packed == frame[22:38] and frame[78:80] == b"\x02\x01" and frame[80:86] == frame[6:12]:
             assert frame[21] == 255, "hop limit"
-            assert frame[58] == 0x20, "override, unsolicited"
+            assert frame[58] == 0x20, "override"
             return Heard(at, source, "advertisement", to)
     return None
 
@@ -288,3 +292,78 @@ def test_an_address_that_nobody_keeps_runs_out(net: dict[str, Host]):
     began = time.monotonic()
     wait_for(lambda: not holder.holds())
     assert 2.0 < time.monotonic() - began < 5.0
+
+
+# --- the keeper ------------------------------------------------------------------------------------------------------
+
+
+class KeeperOn(Keeper):
+    """A keeper on that host, told of the addresses."""
+
+    def __init__(self, host: Host, directory: Path) -> None:
+        self.host = host
+        super().__init__(directory)
+        held = tuple(AddressSetup(address=each, prefix=prefix, interface=INTERFACE) for each, prefix in PREFIX.items())
+        self.setup = replace(self.setup, groups=(replace(self.setup.groups[0], addresses=held),))
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        write_setup(self.setup, self.setup_path)
+        with open(self.log_path, "ab") as log:
+            process = self.host.start(sys.executable, "-m", "orchestrator.keeper", str(self.setup_path), stderr=log)
+        self.processes.append(process)
+        return process
+
+    def add_addresses(self) -> None:
+        for each, prefix in PREFIX.items():
+            self.host.inside(lambda each=each, prefix=prefix: netlink.take_address(each, prefix, INTERFACE, 3))  # type: ignore[misc]
+
+    def held(self) -> list[str]:
+        return [each for each in PREFIX if self.host.has(each)]
+
+
+@pytest.fixture
+def keeper(net: dict[str, Host], tmp_path: Path) -> Iterator[KeeperOn]:
+    made = KeeperOn(net["a"], tmp_path)
+    yield made
+    made.end()
+
+
+def test_the_keeper_keeps_them_from_running_out_and_drops_them_with_the_right(keeper: KeeperOn, sleeper: subprocess.Popen[bytes]):
+    keeper.start()
+    keeper.serve(sleeper.pid)
+    keeper.add_addresses()
+    began = time.monotonic()
+    while time.monotonic() < began + 5.0:
+        assert keeper.held() == [VIP, VIP6], keeper.log()
+        time.sleep(0.1)
+    sleeper.kill()
+    wait_for(lambda: not keeper.held(), within=AT_ONCE, why=keeper.log)
+    assert f"address {VIP6} dropped" in keeper.log()
+
+
+def test_the_keeper_drops_them_at_the_moment_at_which_the_right_ends(keeper: KeeperOn, sleeper: subprocess.Popen[bytes]):
+    keeper.start()
+    ends_at = keeper.serve(sleeper.pid, lasts=1.5)
+    keeper.add_addresses()
+    wait_for(lambda: not keeper.held(), why=keeper.log)
+    assert abs(now() - ends_at) < 0.3
+    assert state_of(sleeper.pid) == "T"
+
+
+def test_a_keeper_that_starts_without_a_right_drops_what_it_finds_and_what_is_added_later(
+    keeper: KeeperOn, sleeper: subprocess.Popen[bytes]
+):
+    process = keeper.start()
+    keeper.add_addresses()
+    time.sleep(1.5)
+    assert keeper.held() == [VIP, VIP6], "the group is not known to be Tanist's yet"
+    keeper.serve(sleeper.pid, lasts=1.0)
+    process.kill()
+    process.wait(10)
+    keeper.add_addresses()
+    wait_for(lambda: now() > keeper.page().right_until)
+    assert keeper.held() == [VIP, VIP6]
+    keeper.start()
+    wait_for(lambda: not keeper.held(), within=1.0, why=keeper.log)
+    keeper.add_addresses()
+    wait_for(lambda: not keeper.held(), within=1.5, why=keeper.log)

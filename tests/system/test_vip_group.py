@@ -1,0 +1,155 @@
+"""A virtual address in a whole group on hosts of its own: where it is when hosts, links and processes fail."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.lab.redis import RedisKind
+from tests.contract.servers import why_no_zookeeper
+from tests.system.hosts import Capture, why_no_hosts
+from tests.system.redis_servers import wait_for, why_no_redis
+from tests.system.spread_group import CLIENT, MEMBERS, ClientOn, SpreadGroup, Whereabouts, spread_group
+from tests.system.test_group import Hands
+from tests.system.test_vip import announced
+
+WHY_NOT = why_no_hosts() or why_no_zookeeper() or why_no_redis()
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.redis,
+    pytest.mark.zookeeper,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT),
+]
+
+LEASE = 0.5
+VIP, VIP6 = "10.77.0.200", "fd77::200"
+WHOLE_WITHIN = 25.0
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpreadGroup]:
+    with spread_group(tmp_path_factory.mktemp("spread"), LEASE, (f"{VIP}/24", f"{VIP6}/64")) as made:
+        yield made
+
+
+@pytest.fixture
+def primary(group: SpreadGroup) -> Iterator[str]:
+    """Whatever a test does: at no moment was an address on two hosts."""
+    name = group.wait_whole(WHOLE_WITHIN)
+    wait_for(lambda: group.holders(VIP) == group.holders(VIP6) == [name])
+    with Whereabouts([group.on[each] for each in MEMBERS], (VIP, VIP6)) as seen:
+        yield name
+    assert seen.together() == []
+
+
+def end_of(address: str) -> tuple[str, int]:
+    return address, RedisKind.port
+
+
+@pytest.mark.parametrize("address", [VIP, VIP6], ids=["IPv4", "IPv6"])
+def test_a_client_follows_the_address_when_the_service_is_killed(group: SpreadGroup, primary: str, address: str):
+    capture = Capture(group.on[CLIENT])
+    try:
+        with ClientOn(group.on[CLIENT], end_of(address)) as client:
+            wait_for(lambda: len(client.acked) > 20)
+            pid = group.hosts[primary].service_pid()
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: group.holders(address) not in ([], [primary]))
+            after = group.holders(address)
+            killed_at = client.acked[-1][1]
+            wait_for(lambda: client.accepted_after(killed_at + 0.2))
+        assert after == [group.wait_whole(WHOLE_WITHIN)]
+        wait_for(lambda: len({each.at for each in announced(capture, address) if each.mac == group.on[after[0]].mac}) >= 5)
+        print(f"longest gap {client.longest_gap():.3f} s")
+        assert client.longest_gap() < 2 * LEASE
+    finally:
+        capture.close()
+
+
+def served_elsewhere(group: SpreadGroup, primary: str) -> str:
+    """Its name, once another member has the address."""
+    wait_for(lambda: [name for name in group.holders(VIP) if name != primary], why=lambda: group.keeper_log(primary))
+    return next(name for name in group.holders(VIP) if name != primary)
+
+
+def test_an_isolated_primary_drops_it_before_another_one_takes_it(group: SpreadGroup, primary: str):
+    with ClientOn(group.on[CLIENT], end_of(VIP)) as client:
+        wait_for(lambda: len(client.acked) > 20)
+        group.on[primary].isolate()
+        try:
+            served_elsewhere(group, primary)
+            moment = client.acked[-1][1]
+            wait_for(lambda: client.accepted_after(moment + 0.2))
+        finally:
+            group.on[primary].heal()
+    print(f"longest gap {client.longest_gap():.3f} s")
+    assert client.longest_gap() < 3 * LEASE
+    group.wait_whole(WHOLE_WITHIN)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_without_a_daemon_the_keeper_drops_it_at_the_end_of_the_right(group: SpreadGroup, primary: str, how: str):
+    daemon = group.hosts[primary].daemon
+    assert daemon is not None
+    os.kill(daemon.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        while time.monotonic() < began + 6 * LEASE:  # longer than the kernel alone would let it stand
+            assert group.holders(VIP) == group.holders(VIP6) == [primary]
+        group.on[primary].isolate()
+        lost_at = time.monotonic()
+        wait_for(lambda: not group.on[primary].has(VIP) and not group.on[primary].has(VIP6), within=LEASE + 1)
+        print(f"dropped {time.monotonic() - lost_at:.3f} s after isolation")
+        served_elsewhere(group, primary)
+        assert f"address {VIP} dropped" in group.keeper_log(primary)
+    finally:
+        group.on[primary].heal()
+        if how == "killed":
+            daemon.popen.wait(10)
+            group.start_daemon(group.hosts[primary])
+        else:
+            os.kill(daemon.pid, signal.SIGCONT)
+    after = group.wait_whole(WHOLE_WITHIN)
+    wait_for(lambda: group.holders(VIP) == [after])
+
+
+def test_a_stopped_keeper_and_daemon_keep_it_for_a_moment_only(group: SpreadGroup, primary: str):
+    """F10: the gate refuses clients there at once, and the kernel takes the address away, so that it can be had elsewhere."""
+    keeper, daemon = group.hosts[primary].keeper_pid(group.run), group.hosts[primary].daemon
+    assert keeper is not None
+    assert daemon is not None
+    for pid in (daemon.pid, keeper):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        after = served_elsewhere(group, primary)
+        wait_for(lambda: group.holders(VIP) == [after])
+    finally:
+        for pid in (keeper, daemon.pid):
+            os.kill(pid, signal.SIGCONT)
+    group.wait_whole(WHOLE_WITHIN)
+
+
+def test_a_switchover_takes_it_along_without_an_alarm(group: SpreadGroup, primary: str):
+    other = next(name for name in MEMBERS if name != primary)
+    with ClientOn(group.on[CLIENT], end_of(VIP)) as client:
+        wait_for(lambda: len(client.acked) > 20)
+        before = alarms(group)
+        Hands(group).tanist(group.hosts[other], "switchover", "orders", "--to", other, "--by", "ann")
+        wait_for(lambda: group.holders(VIP) == [other])
+        moment = client.acked[-1][1]
+        wait_for(lambda: client.accepted_after(moment + 0.2))
+    print(f"longest gap {client.longest_gap():.3f} s")
+    assert alarms(group) == before
+    assert group.wait_whole(WHOLE_WITHIN) == other
+
+
+def alarms(group: SpreadGroup) -> list[str]:
+    found = []
+    for name in MEMBERS:
+        entries = group.hosts[name].api.get("/v1/groups/orders/history?last=200")
+        found += [entry["text"] for entry in entries if entry["kind"] == "alarm" and VIP in entry["text"]]
+    return found
