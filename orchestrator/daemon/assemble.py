@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFileActuator
@@ -35,6 +36,7 @@ from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.engine.state import State
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.keeper.page import boot_id
+from orchestrator.keeper.setup import KeeperSetup
 from orchestrator.ports import Mediator, RefusedByPeer, Service
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.redis.service import RedisService
@@ -194,7 +196,7 @@ def _reload(node: Node, config_path: Path) -> None:
     try:
         config = load(config_path)
         check_node(config, node.name)
-        setup = keeper_setup(config, node.name)
+        setup = _with_addresses_of(node.setup, keeper_setup(config, node.name))
     except (BadConfig, ValueError) as error:
         log(f"the new configuration is refused, the old one stays: {error}")
         return
@@ -210,3 +212,10 @@ def _reload(node: Node, config_path: Path) -> None:
         node.setup = setup
         node.keeper.reconfigure(setup)
     log(f"configuration read again: new policy for {', '.join(changed) or 'no group'}")
+
+
+def _with_addresses_of(running: KeeperSetup, setup: KeeperSetup) -> KeeperSetup:
+    """This daemon goes on taking the addresses with which it began, so its keeper must go on knowing them."""
+    known = {group.name: group.addresses for group in running.groups}
+    groups = tuple(replace(group, addresses=known.get(group.name, group.addresses)) for group in setup.groups)
+    return replace(setup, groups=groups)

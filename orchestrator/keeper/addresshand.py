@@ -35,6 +35,7 @@ class AddressHand:
     ) -> None:
         self.held = held
         self.news: deque[str] = deque()
+        self._left: tuple[AddressSetup, ...] = ()
         self._lasts = lasts(lease)
         self._now = now
         self._wake = wake
@@ -42,7 +43,7 @@ class AddressHand:
         self._until: Instant = NEVER
         self._sure = True
         self._ended = False
-        self._told = ""
+        self._told: dict[AddressSetup, str] = {}
         self._thread = threading.Thread(target=self._work, name=f"addresses {name}", daemon=True)
 
     # --- called by the loop, never waiting ---------------------------------------------------------------------------
@@ -55,6 +56,12 @@ class AddressHand:
         before, self._until = self._until, until
         if until < before:
             self._look()
+
+    def change(self, held: tuple[AddressSetup, ...]) -> None:
+        """Those that are not named any more go."""
+        self._left = (*(each for each in (*self._left, *self.held) if each not in held),)
+        self.held = held
+        self._look()
 
     def make_sure(self) -> None:
         """Delete what somebody added without a right, or set the time of what stands anew."""
@@ -78,6 +85,7 @@ class AddressHand:
             until = self._until
             held = self._now() < until
             done = [self._keep(each, until) if held else self._drop(each) for each in self.held]
+            done += [self._drop(each) for each in self._left]
             with self._asked:
                 wait = AGAIN if not all(done) else until - self._now() if held and until != FOREVER else None
                 self._asked.wait_for(lambda: self._sure, timeout=wait)
@@ -86,10 +94,11 @@ class AddressHand:
     def _drop(self, each: AddressSetup) -> bool:
         try:
             if drop_address(each.address, each.prefix, each.interface):
-                self._say(f"address {each.address} dropped from {each.interface}: no right to serve")
+                self._say(f"address {each.address} dropped from {each.interface}")
         except OSError as error:
-            self._complain(f"CANNOT DROP address {each.address}: {error}")
+            self._complain(each, f"CANNOT DROP address {each.address}: {error}")
             return False
+        self._told.pop(each, None)
         return True
 
     def _keep(self, each: AddressSetup, until: Instant) -> bool:
@@ -98,12 +107,12 @@ class AddressHand:
             if (each.address, each.prefix) in addresses(each.interface):
                 take_address(each.address, each.prefix, each.interface, None if until == FOREVER else self._lasts)
         except OSError as error:
-            self._complain(f"the time of address {each.address} cannot be set anew: {error}")
+            self._complain(each, f"the time of address {each.address} cannot be set anew: {error}")
         return True
 
-    def _complain(self, text: str) -> None:
-        if text != self._told:
-            self._told = text
+    def _complain(self, each: AddressSetup, text: str) -> None:
+        if self._told.get(each) != text:
+            self._told[each] = text
             self._say(text)
 
     def _say(self, text: str) -> None:

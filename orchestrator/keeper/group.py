@@ -113,11 +113,11 @@ class GroupKeeper:
         return memory.begin_life(life, now(), self.group.lease, 0)
 
     def use(self, group: GroupSetup) -> None:
-        """A new configuration. An address that it does not name any more runs out."""
+        """A new configuration."""
         self.group = group
         self.core.beat_every = group.beat_every
         if self.addresses is not None:
-            self.addresses.held = group.addresses
+            self.addresses.change(group.addresses)
 
     # --- the loop's questions ----------------------------------------------------------------------------------------
 
