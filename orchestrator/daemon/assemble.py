@@ -196,7 +196,7 @@ def _reload(node: Node, config_path: Path) -> None:
     try:
         config = load(config_path)
         check_node(config, node.name)
-        setup = _with_addresses_of(node.setup, keeper_setup(config, node.name))
+        setup = with_addresses_of(node.setup, keeper_setup(config, node.name))
     except (BadConfig, ValueError) as error:
         log(f"the new configuration is refused, the old one stays: {error}")
         return
@@ -214,7 +214,7 @@ def _reload(node: Node, config_path: Path) -> None:
     log(f"configuration read again: new policy for {', '.join(changed) or 'no group'}")
 
 
-def _with_addresses_of(running: KeeperSetup, setup: KeeperSetup) -> KeeperSetup:
+def with_addresses_of(running: KeeperSetup, setup: KeeperSetup) -> KeeperSetup:
     """This daemon goes on taking the addresses with which it began, so its keeper must go on knowing them."""
     known = {group.name: group.addresses for group in running.groups}
     groups = tuple(replace(group, addresses=known.get(group.name, group.addresses)) for group in setup.groups)

@@ -58,9 +58,10 @@ class AddressHand:
             self._look()
 
     def change(self, held: tuple[AddressSetup, ...]) -> None:
-        """Those that are not named any more go."""
-        self._left = (*(each for each in (*self._left, *self.held) if each not in held),)
-        self.held = held
+        """Those that are not named any more are dropped, once: from then on they are somebody else's business."""
+        with self._asked:
+            self._left = tuple(each for each in (*self._left, *self.held) if each not in held)
+            self.held = held
         self._look()
 
     def make_sure(self) -> None:
@@ -85,11 +86,19 @@ class AddressHand:
             until = self._until
             held = self._now() < until
             done = [self._keep(each, until) if held else self._drop(each) for each in self.held]
-            done += [self._drop(each) for each in self._left]
+            done.append(self._drop_left())
             with self._asked:
                 wait = AGAIN if not all(done) else until - self._now() if held and until != FOREVER else None
                 self._asked.wait_for(lambda: self._sure, timeout=wait)
                 self._sure = False
+
+    def _drop_left(self) -> bool:
+        with self._asked:
+            left, self._left = self._left, ()
+        refused = tuple(each for each in left if not self._drop(each))
+        with self._asked:
+            self._left += refused
+        return not refused
 
     def _drop(self, each: AddressSetup) -> bool:
         try:

@@ -1,5 +1,6 @@
 """A virtual address in a whole group on hosts of its own: where it is when hosts, links and processes fail."""
 
+import json
 import os
 import signal
 import time
@@ -153,3 +154,32 @@ def alarms(group: SpreadGroup) -> list[str]:
         entries = group.hosts[name].api.get("/v1/groups/orders/history?last=200")
         found += [entry["text"] for entry in entries if entry["kind"] == "alarm" and VIP in entry["text"]]
     return found
+
+
+def test_addresses_come_and_go_with_the_configuration_while_keepers_and_clients_go_on(group: SpreadGroup, primary: str):
+    text, more = group.config.read_text(), "10.77.0.201"
+    changed = json.loads(text)
+    changed["groups"]["orders"]["clients"].append({"vip": {"address": f"{more}/24", "interface": "eth0"}})
+    keepers = [group.hosts[name].keeper_pid(group.run) for name in MEMBERS]
+    with Whereabouts([group.on[primary]], (VIP,)) as seen:
+        start_anew(group, json.dumps(changed))
+        wait_for(lambda: group.holders(more) == [primary])
+        began = time.monotonic()
+        while time.monotonic() < began + 5.0:  # longer than the kernel alone would let it stand
+            assert group.holders(more) == [primary]
+            time.sleep(0.1)
+        start_anew(group, text)
+        wait_for(lambda: not group.holders(more), within=2.0)
+    assert [came for _, _, _, came in seen.moves if not came] == []
+    assert [group.hosts[name].keeper_pid(group.run) for name in MEMBERS] == keepers
+
+
+def start_anew(group: SpreadGroup, configuration: str) -> None:
+    group.config.write_text(configuration)
+    for name in MEMBERS:
+        daemon = group.hosts[name].daemon
+        assert daemon is not None
+        daemon.popen.terminate()
+        daemon.popen.wait(10)
+        group.start_daemon(group.hosts[name])
+    group.wait_whole(WHOLE_WITHIN)

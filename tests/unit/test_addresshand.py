@@ -124,9 +124,12 @@ def test_what_the_configuration_does_not_name_any_more_goes_and_the_rest_stays(k
     until(lambda: set(kernel.there.values()) == {None})
     hand.change((OTHER,))
     until(lambda: set(kernel.there) == {(OTHER.address, OTHER.prefix)})
-    hand.change((ONE, OTHER))
     kernel.add(ONE)
+    asked = kernel.asked
     hand.make_sure()
+    until(lambda: kernel.asked > asked)
+    assert kernel.there[ONE.address, ONE.prefix] == 9, "whoever put it there again did so without us"
+    hand.change((ONE, OTHER))
     until(lambda: kernel.there[ONE.address, ONE.prefix] is None)
 
 

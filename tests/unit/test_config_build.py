@@ -7,6 +7,7 @@ import pytest
 from orchestrator.config import build
 from orchestrator.config.load import load
 from orchestrator.config.models import ClusterConfig, json_schema
+from orchestrator.daemon.assemble import with_addresses_of
 from orchestrator.domain.policy import Automation, Replication
 from orchestrator.keeper.setup import AddressSetup, Endpoint
 
@@ -311,3 +312,12 @@ def test_a_gate_on_loopback_guards_the_addresses_that_move_too(tmp_path: Path):
     text += "    clients: [{vip: {address: 10.0.0.100/24, interface: eth0}}]\n"
     (group,) = build.keeper_setup(read(tmp_path, text), "db1").groups
     assert group.gate_addresses == ("127.0.0.1", "10.0.0.100")
+
+
+def test_addresses_change_only_with_the_daemon_that_takes_them(tmp_path: Path):
+    vip = "    clients: [{vip: {address: 10.0.0.100/24, interface: eth0}}]\n"
+    before = build.keeper_setup(read(tmp_path, MINIMAL + vip), "db1")
+    wanted = build.keeper_setup(read(tmp_path, MINIMAL + "    policy: {lease: 3s}\n"), "db1")
+    after = with_addresses_of(before, wanted)
+    assert after.groups[0].addresses == before.groups[0].addresses != wanted.groups[0].addresses
+    assert after.groups[0].lease == 3.0
