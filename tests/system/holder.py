@@ -13,7 +13,7 @@ from orchestrator.domain.effects import EnsureClients
 from orchestrator.keeper.setup import AddressSetup
 from orchestrator.ports import NotConfirmed, RefusedByPeer
 
-ME, LEASE = "me", 0.5
+ME = "me"
 
 
 def say(what: str, *words: object) -> None:
@@ -29,10 +29,10 @@ async def obey(actuator: VipActuator, right: list[bool], word: str, *rest: str) 
     return await actuator.ensure(EnsureClients(primary=rest[0], epoch=int(rest[1])))
 
 
-async def main(address: str, prefix: str, interface: str) -> None:
+async def main(address: str, prefix: str, interface: str, lease: str) -> None:
     right = [True]
     vip = AddressSetup(address=address, prefix=int(prefix), interface=interface)
-    actuator = VipActuator(vip, ME, LEASE, lambda epoch: right[0])
+    actuator = VipActuator(vip, ME, float(lease), lambda epoch: right[0])
     actuator.alarmed = lambda code, text: say("alarm", text)
     actuator.happened = lambda code, text: say("event", text)
     stream = asyncio.StreamReader()

@@ -35,11 +35,12 @@ AT_ONCE = 0.5
 class Holder:
     """The actuator, in a process on that host."""
 
-    def __init__(self, host: Host, address: str, prefix: int | None = None) -> None:
+    def __init__(self, host: Host, address: str, lease: float = 60.0) -> None:
+        """No keeper sets the address's time anew: it runs out after the lease."""
         self.host = host
         self.address = address
         self.told: list[list[object]] = []
-        words = [sys.executable, "-m", "tests.system.holder", address, str(prefix or PREFIX[address]), INTERFACE]
+        words = [sys.executable, "-m", "tests.system.holder", address, str(PREFIX[address]), INTERFACE, str(lease)]
         self.process = host.start(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.answer()
 
@@ -288,7 +289,7 @@ def test_ours_is_kept_by_a_daemon_that_starts_again(net: dict[str, Host], captur
 
 def test_an_address_that_nobody_keeps_runs_out(net: dict[str, Host]):
     """Keeper and daemon both stand still: the kernel takes it away, after the lease (0.5 s) in whole seconds and two more."""
-    holder = Holder(net["a"], VIP)
+    holder = Holder(net["a"], VIP, lease=0.5)
     holder.ask("ensure", ME, 1)
     holder.process.kill()
     began = time.monotonic()
