@@ -23,19 +23,28 @@ _ARP = struct.Struct("!HHBBH6s4s6s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _NEIGHBOUR = struct.Struct("!BBHI16s")
 
-ADVERTISEMENTS: Final = (
-    (0x30, 0, 0, 20),  # load the byte "next header" of IPv6
-    (0x15, 0, 3, ICMPV6),
-    (0x30, 0, 0, 54),  # load the type of the ICMPv6 message
-    (0x15, 0, 1, NEIGHBOUR_ADVERTISEMENT),
-    (0x06, 0, 0, 0xFFFF),
-    (0x06, 0, 0, 0),
-)
-"""A socket filter (classic BPF) that lets neighbour advertisements through, and nothing else."""
+Filter: TypeAlias = tuple[tuple[int, int, int, int], ...]
+"""Classic BPF, as setsockopt takes it."""
+LOAD_BYTE, LOAD_WORD, JUMP_IF_EQUAL, RETURN = 0x30, 0x20, 0x15, 0x06
 
 
 def ether_type(address: Address) -> int:
     return ETH_ARP if address.version == 4 else ETH_IPV6
+
+
+def socket_filter(address: Address) -> Filter:
+    """Lets only frames through in which somebody may say that he has this address: a busy network wakes nobody."""
+    if isinstance(address, IPv4Address):
+        wanted = [(LOAD_WORD, 28, int(address))]
+    else:
+        words = [int.from_bytes(address.packed[at : at + 4], "big") for at in range(0, 16, 4)]
+        wanted = [(LOAD_BYTE, 20, ICMPV6), (LOAD_BYTE, 54, NEIGHBOUR_ADVERTISEMENT)]
+        wanted += [(LOAD_WORD, 62 + 4 * number, word) for number, word in enumerate(words)]
+    program: list[tuple[int, int, int, int]] = []
+    for number, (load, offset, value) in enumerate(wanted):
+        to_the_end = 2 * (len(wanted) - number - 1) + 1
+        program += [(load, 0, 0, offset), (JUMP_IF_EQUAL, 0, to_the_end, value)]
+    return (*program, (RETURN, 0, 0, 0xFFFF), (RETURN, 0, 0, 0))
 
 
 def probe(address: Address, mac: bytes) -> bytes:

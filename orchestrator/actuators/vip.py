@@ -41,6 +41,14 @@ TELL_AGAIN: Span = 60.0
 ARPHRD_ETHER: Final = 1
 SO_ATTACH_FILTER: Final = 26
 
+REMOVALS: Final = (
+    (0x28, 0, 0, 4),  # load the kind of a netlink message, as if it stood in network order
+    (0x15, 0, 1, socket.htons(netlink.RTM_DELADDR)),
+    (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
+)
+"""A socket filter (classic BPF): the keepers' setting times anew, every second for every address, wakes nobody."""
+
 
 class VipActuator:
     """One address on one interface of this host. A newer epoch is never undone by an older one."""
@@ -118,10 +126,10 @@ class VipActuator:
 
     async def _is_there(self) -> bool:
         try:
-            found = await asyncio.to_thread(netlink.addresses, self.vip.interface)
+            found = await asyncio.to_thread(netlink.prefixes, self.vip.address, self.vip.interface)
         except OSError as error:
             raise NotConfirmed(f"{self}: the interface cannot be asked: {error.strerror}") from error
-        return (self.vip.address, self.vip.prefix) in found
+        return self.vip.prefix in found
 
     async def _check_free(self, link: "Link") -> None:
         """Ask the network; whoever has the address answers."""
@@ -137,9 +145,8 @@ class VipActuator:
         vip = self.vip
         self._check_right()
         try:
-            for address, prefix in await asyncio.to_thread(netlink.addresses, vip.interface):
-                if address == vip.address and prefix != vip.prefix:
-                    await asyncio.to_thread(netlink.drop_address, address, prefix, vip.interface)
+            for wrong in await asyncio.to_thread(netlink.prefixes, vip.address, vip.interface) - {vip.prefix}:
+                await asyncio.to_thread(netlink.drop_address, vip.address, wrong, vip.interface)
             await asyncio.to_thread(netlink.take_address, vip.address, vip.prefix, vip.interface, self._lasts)
             if not self._may_hold(self._obeyed_epoch):
                 await asyncio.to_thread(netlink.drop_address, vip.address, vip.prefix, vip.interface)
@@ -235,8 +242,7 @@ class Link:
         self._heard = heard
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
         try:
-            if self._address.version == 6:
-                _attach(self._socket, neighbours.ADVERTISEMENTS)
+            _attach(self._socket, neighbours.socket_filter(self._address))
             self._socket.bind((vip.interface, neighbours.ether_type(self._address)))
             self._silent = self._socket.getsockname()[3] != ARPHRD_ETHER
         except OSError:
@@ -281,15 +287,15 @@ class _AddressNews:
         self._removed = removed
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._socket = socket.socket(socket.AF_NETLINK, kind, netlink.NETLINK_ROUTE)
+        _attach(self._socket, REMOVALS)
         self._socket.bind((0, netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR))
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._read)
 
     def _read(self) -> None:
         try:
             while True:
-                _, kind = struct.unpack_from("=IH", self._socket.recv(8192))
-                if kind == netlink.RTM_DELADDR:
-                    self._removed()
+                self._socket.recv(8192)
+                self._removed()
         except BlockingIOError:
             pass
         except OSError:  # more news than fitted: one of them may have been ours

@@ -12,7 +12,7 @@ from orchestrator.config.build import groups_of, keeper_setup, run_directory
 from orchestrator.daemon.supervision import HostLock, make_directories
 from orchestrator.keeper.gate import NoGate, remove_table, table_name, why_impossible
 from orchestrator.keeper.group import guarded_mark
-from orchestrator.keeper.netlink import addresses, take_address
+from orchestrator.keeper.netlink import prefixes, take_address
 from orchestrator.keeper.setup import GroupSetup
 
 END_WITHIN = 5.0
@@ -88,7 +88,7 @@ def _keep_addresses(group: GroupSetup) -> None:
     """An address that is held here would run out with nobody to set its time anew."""
     for each in group.addresses:
         try:
-            if (each.address, each.prefix) in addresses(each.interface):
+            if each.prefix in prefixes(each.address, each.interface):
                 take_address(each.address, each.prefix, each.interface, None)
                 tell(f"{group.name}: address {each.address} stays on {each.interface}, and is nobody's to move any more")
         except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
-from orchestrator.keeper.netlink import addresses, drop_address, take_address
+from orchestrator.keeper.netlink import drop_address, prefixes, take_address
 from orchestrator.keeper.setup import AddressSetup
 
 LONGER: Final = 2
@@ -113,7 +113,7 @@ class AddressHand:
     def _keep(self, each: AddressSetup, until: Instant) -> bool:
         """Only one that stands: taking it, after a look for other holders, is the daemon's."""
         try:
-            if (each.address, each.prefix) in addresses(each.interface):
+            if each.prefix in prefixes(each.address, each.interface):
                 take_address(each.address, each.prefix, each.interface, None if until == FOREVER else self._lasts)
         except OSError as error:
             self._complain(each, f"the time of address {each.address} cannot be set anew: {error}")

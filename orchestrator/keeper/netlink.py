@@ -214,24 +214,27 @@ def drop_address(address: str, prefix: int, interface: str) -> bool:
     return True
 
 
-def addresses(interface: str) -> set[tuple[str, int]]:
-    """Addresses of an interface, each with its prefix. Raises OSError, also when there is no such interface."""
-    index = socket.if_nametoindex(interface)
+def prefixes(address: str, interface: str) -> set[int]:
+    """With which prefixes an interface has an address; empty: it has not. Raises OSError, also when there is no such interface.
+
+    A host may have hundreds of addresses, and this is asked often: others are passed over without being taken apart.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed, index = socket.inet_pton(family, address), socket.if_nametoindex(interface)
     netlink = Netlink(NETLINK_ROUTE)
     try:
-        request = _message(RTM_GETADDR, NLM_F_DUMP, netlink.next_sequence(), _IFADDRMSG.pack(0, 0, 0, 0, 0))
-        return {found[1:] for body in netlink.dump(request) if (found := _read_address(body))[0] == index}
+        request = _message(RTM_GETADDR, NLM_F_DUMP, netlink.next_sequence(), _IFADDRMSG.pack(family, 0, 0, 0, 0))
+        bodies = [body for body in netlink.dump(request) if packed in body]
     finally:
         netlink.close()
+    return {body[1] for body in bodies if _IFADDRMSG.unpack_from(body)[4] == index and _own_address(body) == packed}
 
 
-def _read_address(body: bytes) -> tuple[int, str, int]:
-    """Interface, address and prefix. On a point-to-point link IFA_ADDRESS is the other end's."""
-    family, prefix, _, _, index = _IFADDRMSG.unpack_from(body)
+def _own_address(body: bytes) -> bytes:
+    """On a point-to-point link IFA_ADDRESS is the other end's."""
     found, at = {}, _IFADDRMSG.size
     while at + 4 <= len(body):
         size, kind = struct.unpack_from("=HH", body, at)
         found[kind] = body[at + 4 : at + size]
         at += max(4, (size + 3) & ~3)
-    packed = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
-    return index, socket.inet_ntop(family, packed), prefix
+    return found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))

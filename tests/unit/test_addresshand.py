@@ -25,10 +25,10 @@ class Kernel:
         self.go_on.set()
         self.asked = 0
 
-    def addresses(self, interface: str) -> set[tuple[str, int]]:
+    def prefixes(self, address: str, interface: str) -> set[int]:
         self.asked += 1
         assert self.go_on.wait(5)
-        return set(self.there)
+        return {prefix for each, prefix in self.there if each == address}
 
     def take(self, address: str, prefix: int, interface: str, lasts: int | None) -> None:
         self.there[address, prefix] = lasts
@@ -46,7 +46,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(addresshand, "addresses", made.addresses)
+    monkeypatch.setattr(addresshand, "prefixes", made.prefixes)
     monkeypatch.setattr(addresshand, "take_address", made.take)
     monkeypatch.setattr(addresshand, "drop_address", made.drop)
     return made

@@ -94,3 +94,29 @@ def test_a_frame_that_is_cut_off_says_nothing():
         whole = 42 if address is V4 else 78
         assert [holder(frame[:size], address) for size in range(whole)] == [None] * whole
         assert holder(frame[:whole], address) == MAC
+
+
+def passes(program: neighbours.Filter, frame: bytes) -> bool:
+    """Classic BPF, as far as it is used here; a load beyond the end drops the frame, as the kernel does."""
+    at = loaded = 0
+    while True:
+        code, if_true, if_false, value = program[at]
+        at += 1
+        if code == neighbours.RETURN:
+            return value > 0
+        if code == neighbours.JUMP_IF_EQUAL:
+            at += if_true if loaded == value else if_false
+        else:
+            size = {neighbours.LOAD_BYTE: 1, neighbours.LOAD_WORD: 4}[code]
+            if value + size > len(frame):
+                return False
+            loaded = int.from_bytes(frame[value : value + size], "big")
+
+
+@pytest.mark.parametrize(("address", "neighbour"), [(V4, V4 + 1), (V6, V6 + 1), (V6, V6 + (1 << 64))], ids=str)
+def test_a_socket_wakes_for_this_address_only(address: neighbours.Address, neighbour: neighbours.Address):
+    program = neighbours.socket_filter(address)
+    assert all(passes(program, frame) for frame in announcements(address, MAC))
+    assert not any(passes(program, frame) for frame in announcements(neighbour, MAC))
+    assert not passes(program, probe(address, MAC))
+    assert not passes(program, b"")
