@@ -22,6 +22,7 @@ from tests.system.redis_servers import is_alive
 T = TypeVar("T")
 
 INTERFACE = "eth0"
+NET = "10.77.0.0/24"
 CLONE_NEWNET = 0x40000000
 
 

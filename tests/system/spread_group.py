@@ -14,9 +14,10 @@ from typing import Any
 from orchestrator.lab.group import GROUP, WITNESS, LabGroup, LabSettings, Process, _die_with_lab
 from orchestrator.lab.group import Host as Member
 from orchestrator.lab.orphans import Orphans
+from orchestrator.lab.postgresql import PostgresqlKind
 from orchestrator.lab.redis import RedisKind
 from tests.contract.servers import Server
-from tests.system.hosts import INTERFACE, Host, hosts
+from tests.system.hosts import INTERFACE, NET, Host, hosts
 from tests.system.redis_servers import Writer
 
 MEMBERS = ("db1", "db2", "db3")
@@ -48,6 +49,16 @@ class EverywhereRedis(RedisKind):
         super().prepare_host(directory, "* -::*")
 
 
+class EverywherePostgresql(PostgresqlKind):
+    def prepare(self, directory: Path) -> None:
+        super().prepare(directory)
+        with open(directory / "model" / "pg_hba.conf", "a", encoding="utf-8") as stream:
+            stream.writelines(f"host {database} all {NET} trust\n" for database in ("all", "replication"))
+
+    def prepare_host(self, directory: Path, address: str) -> None:
+        super().prepare_host(directory, "*")
+
+
 class SpreadGroup(LabGroup):
     """A laboratory group whose hosts are hosts."""
 
@@ -55,7 +66,8 @@ class SpreadGroup(LabGroup):
         self.on = on
         self.vips = vips
         super().__init__(settings)
-        self.kind = EverywhereRedis(settings.redis_server)
+        postgresql = settings.service == "postgresql"
+        self.kind = EverywherePostgresql(settings.replication) if postgresql else EverywhereRedis(settings.redis_server)
 
     def _host(self, name: str, number: int) -> Member:
         made = super()._host(name, number)
@@ -149,13 +161,14 @@ class Whereabouts:
 
 
 @contextlib.contextmanager
-def spread_group(directory: Path, lease: float, vips: tuple[str, ...]) -> Iterator[SpreadGroup]:
+def spread_group(directory: Path, vips: tuple[str, ...], **settings: Any) -> Iterator[SpreadGroup]:
+    """`settings` are the laboratory's."""
     with hosts(*MEMBERS, WITNESS, MEDIATOR, CLIENT) as made:
         mediator = ZooKeeper(directory / "zookeeper", made[MEDIATOR].address)
         mediator.host = made[MEDIATOR]
         mediator.start()
         mediator.wait_up()
-        with SpreadGroup(LabSettings(lease=lease, mediator=f"zookeeper://{mediator.end}/tanist"), made, vips) as group:
+        with SpreadGroup(LabSettings(mediator=f"zookeeper://{mediator.end}/tanist", **settings), made, vips) as group:
             group.start()
             group.wait_whole(25.0)
             yield group

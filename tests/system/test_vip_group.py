@@ -5,12 +5,15 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import psycopg
 import pytest
 
 from orchestrator.lab.redis import RedisKind
 from tests.contract.servers import why_no_zookeeper
 from tests.system.hosts import Capture, why_no_hosts
+from tests.system.postgresql_servers import why_not as why_no_postgresql
 from tests.system.redis_servers import wait_for, why_no_redis
 from tests.system.spread_group import CLIENT, MEMBERS, ClientOn, SpreadGroup, Whereabouts, spread_group
 from tests.system.test_group import Hands
@@ -32,7 +35,7 @@ WHOLE_WITHIN = 25.0
 
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpreadGroup]:
-    with spread_group(tmp_path_factory.mktemp("spread"), LEASE, (f"{VIP}/24", f"{VIP6}/64")) as made:
+    with spread_group(tmp_path_factory.mktemp("spread"), (f"{VIP}/24", f"{VIP6}/64"), lease=LEASE) as made:
         yield made
 
 
@@ -183,3 +186,41 @@ def start_anew(group: SpreadGroup, configuration: str) -> None:
         daemon.popen.wait(10)
         group.start_daemon(group.hosts[name])
     group.wait_whole(WHOLE_WITHIN)
+
+
+@pytest.mark.postgresql
+@pytest.mark.skipif(bool(why_no_postgresql()), reason=why_no_postgresql())
+def test_postgresql_is_reached_at_its_address_by_whoever_connects_again(tmp_path: Path):
+    """And what was committed there before is there afterwards."""
+    with spread_group(tmp_path, (f"{VIP}/24",), service="postgresql", replication="synchronous", lease=LEASE) as group:
+        primary = group.wait_whole(WHOLE_WITHIN)
+        wait_for(lambda: group.holders(VIP) == [primary])
+        client = group.on[CLIENT]
+
+        def ask(statement: str) -> list[tuple[object, ...]]:
+            def connect_and_ask() -> list[tuple[object, ...]]:
+                with psycopg.connect(host=VIP, user="postgres", connect_timeout=2, autocommit=True) as connection:
+                    found = connection.execute(statement.encode())
+                    return found.fetchall() if found.description else []
+
+            return client.inside(connect_and_ask)
+
+        def written(number: int) -> bool:
+            try:
+                ask(f"INSERT INTO lab VALUES ('{number}', 'x')")
+            except psycopg.Error:
+                return False
+            return True
+
+        assert written(1)
+        pid = group.hosts[primary].service_pid()
+        assert pid is not None
+        with Whereabouts([group.on[name] for name in MEMBERS], (VIP,)) as seen:
+            os.kill(pid, signal.SIGKILL)
+            killed_at = time.monotonic()
+            wait_for(lambda: written(2), within=20)
+            print(f"written again {time.monotonic() - killed_at:.3f} s after the server was killed")
+            group.wait_whole(WHOLE_WITHIN)
+        assert seen.together() == []
+        assert ask("SELECT k FROM lab WHERE k IN ('1', '2') ORDER BY k") == [("1",), ("2",)]
+        assert primary not in group.holders(VIP)
