@@ -84,6 +84,7 @@ class VipActuator:
         self._obeyed_epoch = wanted.epoch
         self._wished = wanted.primary == self._me
         if not self._wished:
+            self._disturbed.set()
             return await self._leave()
         try:
             return await self._hold()

@@ -136,7 +136,10 @@ class Entitled:
         self._group = group
 
     def __call__(self, epoch: int) -> bool:
-        page = self._node.guard.page(self._group)
+        guard = self._node.guard
+        if guard.right_until(self._group) <= now():  # asked often while there is none: the cheap part of the page first
+            return False
+        page = guard.page(self._group)
         memory = page.read() if page is not None else None
         if memory is None or memory.hold is Hold.NONE or memory.right_epoch != epoch or memory.frozen_since is not None:
             return False

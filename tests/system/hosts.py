@@ -6,6 +6,7 @@ where nftables cuts and loses what passes. Files and process numbers are shared 
 
 import contextlib
 import ctypes
+import functools
 import os
 import secrets
 import signal
@@ -26,6 +27,7 @@ NET = "10.77.0.0/24"
 CLONE_NEWNET = 0x40000000
 
 
+@functools.cache
 def why_no_hosts() -> str:
     if os.geteuid() != 0:
         return "network namespaces need root"
@@ -122,11 +124,6 @@ class Host:
         for end in ("iifname", "oifname"):
             self.switch.rule(f'{end} "{self.cable}" numgen random mod 100 < {percent} drop')
 
-    def delay(self, milliseconds: int, jitter: int = 0) -> None:
-        """What is sent to it comes later; needs the kernel's netem."""
-        words = ["netem", "delay", f"{milliseconds}ms", *([f"{jitter}ms"] if jitter else [])]
-        self.switch.run("tc", "qdisc", "replace", "dev", self.cable, "root", *words)
-
     def heal(self) -> None:
         """All faults of this host's link are over."""
         self.switch.heal(self.cable)
@@ -186,7 +183,6 @@ class Switch:
     def heal(self, cable: str) -> None:
         self._rules = [text for text in self._rules if f'"{cable}"' not in text]
         self._lay()
-        self.run("tc", "qdisc", "delete", "dev", cable, "root", check=False)
 
     def _lay(self) -> None:
         rules = "".join(f"add rule bridge faults passing {text}\n" for text in self._rules)

@@ -91,6 +91,11 @@ class SpreadGroup(LabGroup):
     def holders(self, address: str) -> list[str]:
         return [name for name in MEMBERS if self.on[name].has(address)]
 
+    def logs(self) -> str:
+        """The last that every member's daemon said."""
+        last = {name: (self.hosts[name].directory / "daemon.log").read_text().splitlines()[-15:] for name in MEMBERS}
+        return "\n".join(f"{name}: {line}" for name, lines in last.items() for line in lines)
+
     def keeper_log(self, name: str) -> str:
         return (self.run / name / "keeper.log").read_text()
 

@@ -76,7 +76,7 @@ def test_a_client_follows_the_address_when_the_service_is_killed(group: SpreadGr
 
 def served_elsewhere(group: SpreadGroup, primary: str) -> str:
     """Its name, once another member has the address."""
-    wait_for(lambda: [name for name in group.holders(VIP) if name != primary], why=lambda: group.keeper_log(primary))
+    wait_for(lambda: [name for name in group.holders(VIP) if name != primary], why=group.logs)
     return next(name for name in group.holders(VIP) if name != primary)
 
 
