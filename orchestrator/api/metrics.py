@@ -14,7 +14,7 @@ from orchestrator.engine.state import Phase
 
 PATH_COUNTS = {
     "beats_sent": "Beats sent",
-    "beats_unsendable": "Beats that this host could not send (no route, no buffer)",
+    "beats_unsendable": "Beats that this host could not send (no route, no buffer, no time on a serial line)",
     "beats_heard": "Beats that arrived and were believed",
     "beats_lost": "Beats that a peer sent and that did not arrive",
 }
@@ -106,6 +106,11 @@ class StateCollector(Collector):
                 if count.name == name:
                     family.add_metric(count.label.split("|", 1), count.value)
             yield family
+        line = GaugeMetricFamily("tanist_line_up", "1 while the serial line's device can be used", labels=["peer", "path"])
+        for count in tally.counts:
+            if count.name == "line_up":
+                line.add_metric(count.label.split("|", 1), count.value)
+        yield line
         refused = CounterMetricFamily("tanist_beats_refused", "Datagrams that were not believed, by reason", labels=["reason"])
         for count in tally.counts:
             if count.name == "beats_refused":

@@ -24,9 +24,12 @@ from orchestrator.domain.observations import Answered, Refused, Silent
 from orchestrator.domain.record import Snapshot
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.ports import Mediator, RefusedByPeer, Unreachable
+from probes.interconnected import serial
 
 ASK_WITHIN = 3.0
 READ_AGAIN = 0.1
+WORDS_BYTES = 250
+"""Of an ordinary beat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,7 @@ def _check_files(config: ClusterConfig, node: str) -> Iterator[Finding]:
 
 
 async def _check_reach(config: ClusterConfig, node: str) -> list[Finding]:
-    findings = list(_check_addresses(config, node))
-    findings += _check_interfaces(config, node)
+    findings = [*_check_addresses(config, node), *_check_interfaces(config, node), *_check_lines(config, node)]
     findings += await _check_mediator(config, node)
     for name in groups_of(config, node):
         if node in config.groups[name].members:
@@ -120,6 +122,24 @@ def _check_interfaces(config: ClusterConfig, node: str) -> Iterator[Finding]:
             if vip.interface not in known:
                 text = f"{vip.interface} is no network interface of this host; it has {', '.join(sorted(known))}"
                 yield Finding(True, f"groups.{name}.clients: address {vip.address}: {text}")
+
+
+def _check_lines(config: ClusterConfig, node: str) -> Iterator[Finding]:
+    """Looked at from outside only: the keeper may be using them."""
+    for number, end in config.serial_ends(node).items():
+        place = f"nodes.{node}.paths.{number}"
+        device = Path(end.device)
+        if not device.is_char_device():
+            yield Finding(True, f"{place}: {device} is no device of this host: beats will not go over this line")
+        elif not os.access(device, os.R_OK | os.W_OK):
+            yield Finding(True, f"{place}: {device} cannot be read and written by this user; group dialout may, as a rule")
+        beats_every = config.beats_every(node, end.peer or "")
+        if serial.load(beats_every, end.baud, node, WORDS_BYTES) > 1.0:
+            yield Finding(
+                False,
+                f"{place}: at {end.baud} baud what members say (health, positions) goes with some of the beats only; the lease "
+                "needs no more",
+            )
 
 
 async def _read(mediator: Mediator, group: str) -> Snapshot:

@@ -97,6 +97,8 @@ def _draw_remarks(group: dict[str, Any]) -> list[RenderableType]:
     if right["held"]:
         left = "without end: nobody is in the succession" if right["endless"] else f"{in_words(right['left_seconds'])} left"
         lines.append(Text(f"right to serve: {left}; promised by {', '.join(right['counted']) or 'nobody'}"))
+    if group["quorum"]:
+        lines.append(Text(f"every commit is on at least {group['quorum']} of {', '.join(group['succession'])}"))
     if right["frozen"]:
         lines.append(Text("FROZEN: the right has ended and is being renewed", style="bold red"))
     if group["mediator"]["lost_seconds"] is not None:

@@ -16,7 +16,7 @@ from orchestrator.config.models import (
 )
 from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
 from orchestrator.domain.topology import Group, GroupName, Member, NodeName
-from orchestrator.keeper.setup import AddressSetup, Endpoint, GroupSetup, KeeperSetup, PathSetup
+from orchestrator.keeper.setup import AddressSetup, Endpoint, GroupSetup, KeeperSetup, LineSetup, PathSetup
 from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings
 from orchestrator.services.redis.settings import RedisSettings, RedisTls
 
@@ -181,6 +181,9 @@ def keeper_setup(config: ClusterConfig, node: NodeName) -> KeeperSetup:
         run_directory=str(run_directory(config, node)),
         state_directory=str(state_directory(config, node)),
         paths=paths,
+        lines=tuple(
+            LineSetup(peer=end.peer, device=end.device, baud=end.baud) for end in config.serial_ends(node).values() if end.peer
+        ),
         groups=tuple(_group_setup(config, name, node) for name in groups_of(config, node)),
         realtime=config.realtime,
     )

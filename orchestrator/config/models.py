@@ -2,18 +2,26 @@
 
 import ipaddress
 import re
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from orchestrator.config.units import Size, Span, parse_span
+from orchestrator.domain.policy import BEATS
+from probes.interconnected import serial
 
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 SHORTEST_LEASE: Final = 0.2
 LONGEST_LEASE: Final = 60.0
 DEFAULT_BEAT_PORT: Final = 7400
+DEFAULT_BAUD: Final = 115200
+SLOWEST_BAUD: Final = 9600
+BAUDS: Final = sorted(int(name[1:]) for name in dir(termios) if re.fullmatch(r"B\d+", name) and int(name[1:]) >= SLOWEST_BAUD)
 EVERYBODY: Final = ipaddress.ip_address("255.255.255.255")
 INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 ZOOKEEPER_HOST: Final = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?")
@@ -51,11 +59,39 @@ def _host_port(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class SerialEnd:
+    """One node's end of a serial line."""
+
+    device: str
+    baud: int = DEFAULT_BAUD
+    peer: str | None = None
+    """Who is at the other end; None: nobody else than the one other node with a line."""
+
+
+def split_serial(value: str) -> SerialEnd:
+    """The parts of `serial:///dev/ttyS0?peer=db2&baud=115200`."""
+    parts = urlsplit(value)
+    if parts.scheme != "serial" or parts.netloc or parts.fragment or not re.fullmatch(r"/.*[^/]", parts.path):
+        raise ValueError("expected a device such as serial:///dev/ttyS0")
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.query != "&".join(f"{name}={word}" for name, word in given.items()) or not {*given} <= {"peer", "baud"}:
+        raise ValueError("expected nothing but peer and baud after the device: serial:///dev/ttyS0?peer=db2&baud=115200")
+    baud = given.get("baud", str(DEFAULT_BAUD))
+    if baud not in map(str, BAUDS):
+        raise ValueError(f"expected as baud one of {', '.join(map(str, BAUDS))}")
+    peer = given.get("peer")
+    return SerialEnd(parts.path, int(baud), _name(peer) if peer is not None else None)
+
+
 def _path(value: str) -> str:
     scheme, _, rest = value.partition("://")
-    if scheme != "udp":
-        raise ValueError("expected a path such as udp://10.0.0.1:7400")
-    _address(split_host_port(rest)[0])
+    if scheme == "serial":
+        split_serial(value)
+    elif scheme == "udp":
+        _address(split_host_port(rest)[0])
+    else:
+        raise ValueError("expected a path such as udp://10.0.0.1:7400 or serial:///dev/ttyS0")
     return value
 
 
@@ -139,10 +175,14 @@ class NodeSection(Section):
     """Where metrics and the API are served, besides the local socket."""
 
     def beat_paths(self) -> tuple[tuple[str, int], ...]:
-        """Address and port of every path."""
+        """Address and port of every path over the network."""
         if not self.paths:
             return ((self.address, DEFAULT_BEAT_PORT),)
-        return tuple(split_host_port(path.partition("://")[2]) for path in self.paths)
+        return tuple(split_host_port(path.partition("://")[2]) for path in self.paths if path.startswith("udp:"))
+
+    def serial_ends(self) -> dict[int, SerialEnd]:
+        """The serial lines, by their places in `paths`."""
+        return {number: split_serial(path) for number, path in enumerate(self.paths) if path.startswith("serial:")}
 
 
 class TlsSection(Section):
@@ -411,6 +451,19 @@ class ClusterConfig(Section):
             return group.witnesses
         return tuple(name for name, node in self.nodes.items() if node.witness)
 
+    def serial_ends(self, name: str) -> dict[int, SerialEnd]:
+        """The node's serial lines, by their places in its `paths`; the other end is filled in where there can be but one."""
+        lines = {other: node.serial_ends() for other, node in self.nodes.items() if node.serial_ends()}
+        implied = {one: another for one in lines for another in lines if one != another}
+        if len(lines) != 2 or any(len(ends) > 1 for ends in lines.values()):
+            return lines.get(name, {})
+        return {number: replace(end, peer=end.peer or implied[name]) for number, end in lines.get(name, {}).items()}
+
+    def beats_every(self, one: str, another: str) -> list[float]:
+        """Of each group that both are part of."""
+        parts = ((group, {*group.members, *self.witnesses_of(group)}) for group in self.groups.values())
+        return [group.policy.lease / BEATS for group, part in parts if {one, another} <= part]
+
 
 def _mediator_problems(config: ClusterConfig) -> list[str]:
     scheme, _, rest = config.mediator.partition("://")
@@ -441,16 +494,65 @@ def _is_zookeeper_host(text: str) -> bool:
 def _path_problems(config: ClusterConfig) -> list[str]:
     problems = []
     numbers = {name: len(node.beat_paths()) for name, node in config.nodes.items()}
-    if len(set(numbers.values())) > 1:
+    if 0 in numbers.values():
+        name = next(name for name, number in numbers.items() if not number)
+        problems.append(
+            f"nodes.{name}.paths: expected a udp:// path too: a serial line stands beside the network, not in its place"
+        )
+    elif len(set(numbers.values())) > 1:
         told = ", ".join(f"{name} has {number}" for name, number in numbers.items())
-        problems.append(f"nodes: every node needs the same number of paths, so that they can be paired: {told}")
+        problems.append(f"nodes: every node needs the same number of paths over the network, so that they can be paired: {told}")
     taken: dict[tuple[str, int], str] = {}
     for name, node in config.nodes.items():
         for end in node.beat_paths():
             if end in taken:
                 problems.append(f"nodes.{name}.paths: {end[0]}:{end[1]} belongs to {taken[end]} already")
             taken[end] = name
-    return problems
+    return [*problems, *_serial_problems(config)]
+
+
+def _serial_problems(config: ClusterConfig) -> Iterator[str]:
+    """A serial line joins exactly two nodes, and both say so."""
+    for name in config.nodes:
+        peers: set[str] = set()
+        devices: set[str] = set()
+        for number, end in config.serial_ends(name).items():
+            place = f"nodes.{name}.paths.{number}"
+            if end.device in devices:
+                yield f"{place}: {end.device} is another line's device already"
+            elif end.peer in peers:
+                yield f"{place}: another line joins {name} and {end.peer} already; expected one line between two nodes"
+            else:
+                yield from (f"{place}: {problem}" for problem in _line_problems(config, name, end))
+            devices.add(end.device)
+            peers |= {end.peer} if end.peer else set()
+
+
+def _line_problems(config: ClusterConfig, name: str, end: SerialEnd) -> Iterator[str]:
+    others = [other for other in config.nodes if other != name]
+    if end.peer is None:
+        owners = ", ".join(other for other in config.nodes if config.nodes[other].serial_ends())
+        yield f"expected serial://{end.device}?peer=NAME, the node at its other end: it cannot be told, since {owners} have lines"
+        return
+    if end.peer not in others:
+        yield f"expected as peer another node: {', '.join(others)}"
+        return
+    back = next((each for each in config.serial_ends(end.peer).values() if each.peer == name), None)
+    beats_every = config.beats_every(name, end.peer)
+    if back is None:
+        yield f"nodes.{end.peer}.paths has no line to {name}; expected one such as serial:///dev/ttyS0?peer={name}"
+    elif back.baud != end.baud:
+        yield f"its other end, {end.peer}'s {back.device}, has baud {back.baud}; expected the same at both ends"
+    if not beats_every:
+        yield f"{name} and {end.peer} have no group in common, so that no beat would go over it"
+    if serial.load(beats_every, end.baud, name) > serial.MOST_LOAD:
+        enough = [baud for baud in BAUDS if serial.load(beats_every, baud, name) <= serial.MOST_LOAD]
+        needed = f"baud={enough[0]} (both ends), " if enough else ""
+        yield (
+            f"{end.baud} baud carry {end.baud // serial.BITS} bytes a second, and the beats of {len(beats_every)} "
+            f"group{'s' if len(beats_every) > 1 else ''} take up to {serial.load(beats_every, end.baud, name):.0%} of that even "
+            f"without words; expected {needed}a longer lease{' or fewer groups' if len(beats_every) > 1 else ''}"
+        )
 
 
 def _group_problems(config: ClusterConfig) -> list[str]:

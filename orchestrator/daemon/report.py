@@ -48,6 +48,7 @@ def group_report(runner: GroupRunner) -> dict[str, Any]:
         "reason": record.reason if record is not None else None,
         "version": record.version if record is not None else None,
         "succession": [pair.name for pair in record.succession] if record is not None else [],
+        "quorum": record.quorum if record is not None else 0,
         "lease_seconds": record.lease if record is not None else state.policy.lease,
         "right": _right(runner, moment),
         "watched_pid": keeper.pid if keeper is not None else 0,

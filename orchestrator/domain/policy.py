@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.domain.spans import Span
+
+BEATS: Final = 10
+"""To a lease: three missing still leave time to renew through the mediator (rule 9)."""
 
 
 class Automation(StrEnum):
@@ -66,8 +70,7 @@ class Policy:
 
     @property
     def beat_every(self) -> Span:
-        """Ten beats to a lease: three missing still leave time to renew through the mediator (rule 9)."""
-        return self.lease / 10
+        return self.lease / BEATS
 
     @property
     def drop_after(self) -> Span:

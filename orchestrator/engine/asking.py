@@ -75,7 +75,10 @@ def _still_holds(state: State, asking: Asking, record: Record) -> bool:
 
 
 def answered_by(state: State, record: Record) -> dict[NodeName, Position]:
-    """Where the data of those ends who have answered, ourselves among them."""
+    """Where the data of those ends who have answered, ourselves among them.
+
+    Whichever life their keepers are in: a host that came back has the data that it had.
+    """
     asking, view = state.asking, state.local.view
     if asking is None or asking.version != record.version:
         return {}
@@ -83,7 +86,8 @@ def answered_by(state: State, record: Record) -> dict[NodeName, Position]:
     if view is not None and state.local.viewed_at >= asking.since and not electing.why_not_whole(state, record):
         found[state.me] = view.position
     for pair in record.succession:
-        said = electing.said_by(state, pair)
+        peer = state.heard(pair.name)
+        said = peer.statement if peer is not None else None
         if pair.name != state.me and said is not None and said.position is not None and _has_answered(said, asking):
             found[pair.name] = said.position
     return found
@@ -118,4 +122,5 @@ def missing(state: State, record: Record) -> str:
 
 def waited_until(state: State, record: Record) -> Instant | None:
     """Until when answers are waited for before a person is asked; None while there is no question."""
-    return state.asking.since + record.lease if state.asking is not None else None
+    asking = state.asking
+    return asking.since + record.lease if asking is not None and asking.version == record.version else None

@@ -6,7 +6,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import gates, people, replicas, writes
+from orchestrator.engine import electing, gates, people, replicas, writes
 from orchestrator.engine.diagnosing import usable_release
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
@@ -24,9 +24,16 @@ def claiming(turn: Turn) -> None:
     if record is None or keeper is None:
         return
     if record.primary == Pair(state.me, keeper.life):
+        turn.change(asking=None)
+        if _was_replaced(state, record):
+            turn.enter(Phase.JOINING, "the service here was restarted while it was claimed for: its data is compared first")
+            return
         turn.enter(Phase.PROMOTING, f"{state.me} holds epoch {record.epoch}")
         return
     if keeper.claim != record.version:
+        if any(pending.in_flight for pending in state.pending):
+            turn.want(ReadMediator(), again_every=record.lease / 4)  # that newer version may well be our own
+            return
         turn.enter(Phase.JOINING, f"the record has moved on to version {max(record.version, keeper.version)}")
         return
     if any(pending.in_flight for pending in state.pending):
@@ -34,6 +41,12 @@ def claiming(turn: Turn) -> None:
     if state.pending:
         turn.want(ReadMediator(), again_every=record.lease / 4)
     _send_claim(turn, record, keeper.life)
+
+
+def _was_replaced(state: State, record: Record) -> bool:
+    """What answers now is not the standby whose data the claim rested on."""
+    view = state.local.view
+    return view is not None and (view.role is not Role.STANDBY or electing.why_not_whole(state, record) != "")
 
 
 def _send_claim(turn: Turn, record: Record, life: int) -> None:

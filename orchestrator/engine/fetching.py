@@ -1,6 +1,6 @@
 """A standby that may not be primary may have more than the one that takes over: that is copied first, for a bounded time."""
 
-from orchestrator.domain.effects import EnsureService, LookNow, WantedRole
+from orchestrator.domain.effects import EnsureService, LookNow, NoticeKind, WantedRole
 from orchestrator.domain.observations import Role
 from orchestrator.domain.policy import Replication
 from orchestrator.domain.positions import bytes_behind
@@ -59,6 +59,8 @@ def fetch(turn: Turn, record: Record, *, due: bool) -> bool:
         return False
     if state.fetching is None or state.fetching.version != record.version:
         turn.change(fetching=Fetching(source=found[0], version=record.version, since=state.now))
+        more = f"{found[0]}, which is never primary, has {found[1]} bytes more: they are fetched first"
+        turn.notice(NoticeKind.DECISION, "fetch", more)
     fetching, until = turn.state.fetching, over_at(turn.state, record)
     assert fetching is not None and until is not None
     if state.now >= until:

@@ -6,7 +6,7 @@ from orchestrator.domain.observations import Hold, Role
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span
-from orchestrator.domain.verdicts import CANNOT_WORK
+from orchestrator.domain.verdicts import Diagnosis
 from orchestrator.engine import asking, fetching, gates, people
 from orchestrator.engine.informing import following, is_awaited_target, serving_member
 from orchestrator.engine.state import Phase
@@ -144,15 +144,18 @@ def _claim(turn: Turn, record: Record) -> None:
 
 
 def _settle(turn: Turn, record: Record) -> None:
-    """Once the primary looks gone, look where our data ends: the others wait for that word."""
+    """Once the primary can write no more, look where our data ends: the others wait for that word.
+
+    One that is not heard any more writes on until its right has ended, and so does one that fails; a dead one does not.
+    """
     state = turn.state
     verdict = state.verdict
     if verdict is None or not verdict.is_failure:
         if state.settled[0] >= 0:
             turn.change(settled=(-1, state.now))
         return
-    if verdict.diagnosis in CANNOT_WORK and not verdict.is_certain(state.now):
-        return  # until policy gives it up it may write on
+    if verdict.diagnosis is not Diagnosis.PROCESS_DOWN and not gates.right_is_over(state, record):
+        return
     if state.settled[0] != record.version:
         turn.change(settled=(record.version, state.now))
         turn.emit(LookNow())

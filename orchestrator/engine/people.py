@@ -54,7 +54,8 @@ def _compose(turn: Turn, record: Record) -> Proposal:
         diagnosis=effective_diagnosis(state, verdict),
         subject=verdict.subject,
         candidate=state.me,
-        situation=f"{verdict.sentence}; {state.me} would become primary in epoch {record.epoch + 1}",
+        situation=f"{verdict.sentence}; {state.me} would become primary in epoch {record.epoch + 1}"
+        + ("; acknowledged commits may be lost" if doubt else ""),
         evidence=(*verdict.evidence, *choice.passed_over, *([f"acknowledged commits may be lost: {doubt}"] if doubt else [])),
         expected_loss_bytes=electing.expected_loss(state, record, choice.position),
         author=state.me,

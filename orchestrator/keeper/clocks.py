@@ -33,14 +33,21 @@ class ClockWatch:
         self._newest: tuple[Span, Instant] = (NEVER, NEVER)
         self._older: tuple[Span, Instant] = (NEVER, NEVER)
 
-    def stood_still(self, theirs: Instant, ours: Instant, lease: Span) -> bool:
-        """Note one pair of clock readings (seconds); True when ours must have stopped since an earlier one."""
-        difference = theirs - ours
-        known, noted_at = max(self._newest, self._older)
-        self._samples += 1
-        if self._samples > SAMPLES and difference > known + SHARE_OF_LEASE * lease + DRIFT * (ours - noted_at):
+    def stood_still(self, theirs: Instant, ours: Instant, lease: Span, *, slack: Span = 0.0) -> bool:
+        """Note one pair of clock readings (seconds); True when ours must have stopped since an earlier one.
+
+        `slack`: by how much the least delayed of a window may be later than that of another one.
+        """
+        if self.ran_ahead(theirs, ours, lease, slack=slack):
             return True
+        self._samples += 1
         if ours - self._began_at >= WINDOW:
             self._older, self._newest, self._began_at = self._newest, (NEVER, NEVER), ours
-        self._newest = max(self._newest, (difference, ours))
+        self._newest = max(self._newest, (theirs - ours, ours))
         return False
+
+    def ran_ahead(self, theirs: Instant, ours: Instant, lease: Span, *, slack: Span = 0.0) -> bool:
+        """The same, but the reading is only judged, not noted."""
+        known, noted_at = max(self._newest, self._older)
+        allowed = slack + SHARE_OF_LEASE * lease + DRIFT * (ours - noted_at)
+        return self._samples >= SAMPLES and theirs - ours > known + allowed

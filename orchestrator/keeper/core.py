@@ -62,6 +62,8 @@ class Peer:
     life: Life = 0
     past_lives: tuple[Life, ...] = ()
     number: int = 0
+    echoed: int = 0
+    """The newest of our numbers that it has been heard to know."""
     heard_at: Instant = NEVER
     silent: bool = True
     silent_since: Instant = NEVER
@@ -72,7 +74,11 @@ class Peer:
     granted_until: Instant = NEVER
     """Until when its present life has promised to us, counted or not."""
     words: bytes = b""
+    words_number: int = 0
+    """Of the beat that brought them."""
     clock: ClockWatch | None = None
+    slow_clock: ClockWatch | None = None
+    """By what comes over slow paths, which would spoil the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,18 +158,18 @@ class Core:
             self._notice_silence(peer, now)
         return self._settled(now)
 
-    def heard(self, now: Instant, sender: NodeName, section: Section) -> list[Act]:
-        """An authentic section of a beat has arrived."""
+    def heard(self, now: Instant, sender: NodeName, section: Section, *, slow: bool = False) -> list[Act]:
+        """An authentic section of a beat has arrived, on a path that may be slow: some beats take up to a beat longer there."""
         peer = self.peers.get(sender)
         if peer is None or not self._believed(peer, section, now):
             return self._settled(now)
         self._note_heard(peer, section, now)
-        self._watch_clock(peer, section, now)
+        self._watch_clock(peer, section, now, slow)
         self._learn_epoch(section.epoch, section.version, section.incarnation)
         self._count_promise(peer, section, now)
         if section.asking:
             granted = self._promise(peer, section, now)
-            self._send(peer, now, granted=granted, answer=True)
+            self._send(peer, now, granted=granted, answer=True, slow=slow)
         return self._settled(now)
 
     def obey(self, now: Instant, command: commands.Command) -> tuple[Answer, list[Act]]:
@@ -314,9 +320,10 @@ class Core:
             self._introduce(peer, section, now)
             return False
         if section.life != peer.life:
-            if section.life in peer.past_lives:
-                return False
+            if section.life in peer.past_lives or (peer.life and section.echo_number <= peer.echoed):
+                return False  # a beat of an earlier life, held up on its way, answers an older beat of ours
             self._begin_life(peer, section.life)
+        self._note_words(peer, section)
         return not section.number <= peer.number
 
     def _introduce(self, peer: Peer, section: Section, now: Instant) -> None:
@@ -326,6 +333,7 @@ class Core:
         introduction = self._section(peer, now)
         introduction.answer = True
         introduction.echo_life = section.life
+        introduction.echo_number = section.number
         self._acts.append(Send(peer.name, introduction))
 
     def _begin_life(self, peer: Peer, life: Life) -> None:
@@ -333,15 +341,17 @@ class Core:
             peer.past_lives = (*peer.past_lives, peer.life)[-LIVES_KEPT:]
             self.memory.left[peer.name] = peer.past_lives
         peer.life = life
-        peer.number = 0
+        peer.number = peer.words_number = 0
+        peer.words = b""
         peer.granted_until = NEVER
         peer.release = None
-        peer.clock = None
+        peer.clock = peer.slow_clock = None
         peer.version = -1
         self.changed = True
 
     def _note_heard(self, peer: Peer, section: Section, now: Instant) -> None:
         peer.number = section.number
+        peer.echoed = max(peer.echoed, section.echo_number)
         self.memory.heard[peer.name] = (peer.life, section.number)
         peer.heard_at = now
         if peer.silent:
@@ -352,6 +362,12 @@ class Core:
         if section.release != peer.release or section.exited != peer.exited:
             peer.release, peer.exited = section.release, section.exited
             self.changed = True
+
+    def _note_words(self, peer: Peer, section: Section) -> None:
+        """Even those of a beat that a path without words was first to bring."""
+        if section.wordless or section.number <= peer.words_number:
+            return
+        peer.words_number = section.number
         if section.words != peer.words:
             peer.words = section.words
             self.words_changed = True
@@ -363,15 +379,24 @@ class Core:
             peer.silent_since = peer.heard_at
             self.changed = True
 
-    def _watch_clock(self, peer: Peer, section: Section, now: Instant) -> None:
-        """Rule 5: when the peer's clock has run ahead, ours stood still, and nothing that it measured can be trusted."""
-        if peer.clock is None:
-            peer.clock = ClockWatch()
-        if not peer.clock.stood_still(section.number / 1e6, now, self.memory.lease):
+    def _watch_clock(self, peer: Peer, section: Section, now: Instant, slow: bool) -> None:
+        """Rule 5: when the peer's clock has run ahead, ours stood still, and nothing that it measured can be trusted.
+
+        What comes over a slow path is judged by what the others have shown, too, but shows nothing about them: beside its
+        readings the first beat over a path that works again would look as if our clock had stood still.
+        """
+        if peer.clock is None or peer.slow_clock is None:
+            peer.clock, peer.slow_clock = ClockWatch(), ClockWatch()
+        theirs, lease = section.number / 1e6, self.memory.lease
+        if slow:
+            ahead = peer.clock.ran_ahead(theirs, now, lease)
+            if not peer.slow_clock.stood_still(theirs, now, lease, slack=self.beat_every) and not ahead:
+                return
+        elif not peer.clock.stood_still(theirs, now, lease):
             return
         self._void(now)
         for other in self.peers.values():
-            other.clock = None
+            other.clock = other.slow_clock = None
 
     def _void(self, now: Instant) -> None:
         """Right and promises are void: only a new write gives the right back."""
@@ -763,9 +788,12 @@ class Core:
         for peer in self.peers.values():
             self._send(peer, now, urgent=urgent)
 
-    def _send(self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False) -> None:
+    def _send(
+        self, peer: Peer, now: Instant, *, granted: bool = False, answer: bool = False, urgent: bool = False, slow: bool = False
+    ) -> None:
         section = self._section(peer, now)
         section.urgent = urgent
+        section.slow = slow
         section.granted = granted
         section.answer = answer
         section.asking = not answer and self._asking()

@@ -169,8 +169,8 @@ class GroupKeeper:
         if now() >= self._sure_at + SURE_AGAIN:
             self._make_sure()
 
-    def hear(self, sender: str, section: Section) -> None:
-        self._do(self.core.heard(now(), sender, section))
+    def hear(self, sender: str, section: Section, *, slow: bool = False) -> None:
+        self._do(self.core.heard(now(), sender, section, slow=slow))
 
     def obey(self, command: commands.Command) -> core.Answer:
         if isinstance(command, commands.Found) and (reason := self._why_not_watch(command)):

@@ -2,11 +2,13 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.domain.observations import PathView
-from orchestrator.domain.spans import NEVER, Instant, Span
+from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
+from orchestrator.keeper.line import SerialLine
 from orchestrator.keeper.setup import KeeperSetup
 from probes.interconnected.udp import UdpPath
 from probes.interconnected.wire import BadBeat, Codec, Section, pack_section
@@ -57,27 +59,56 @@ class Links:
         self.paths = [
             UdpPath((path.host, path.port), {each.peer: (each.host, each.port) for each in path.peers}) for path in setup.paths
         ]
+        self.lines = [
+            SerialLine(line.peer, line.device, line.baud, setup.beat_every(line.peer), self.codec.room) for line in setup.lines
+        ]
         self._by_descriptor = {path.fileno(): number for number, path in enumerate(self.paths)}
         self.counts: Counter[tuple[str, str]] = Counter()
+        self._names = [str(each) for each in (*self.paths, *self.lines)]
+        """Of each path by its number: first the network, then the lines."""
         self.states: dict[tuple[str, int], PathState] = {
             (peer, number): PathState() for number, path in enumerate(self.paths) for peer in path.peers
         }
-        self._outbox: dict[str, list[bytes]] = {}
+        self.states |= {(line.peer, number): PathState() for number, line in self._numbered_lines()}
+        self._outbox: dict[str, list[Section]] = {}
         self._last: PathState | None = None
+
+    def _numbered_lines(self) -> Iterator[tuple[int, SerialLine]]:
+        return enumerate(self.lines, len(self.paths))
 
     # --- out ---------------------------------------------------------------------------------------------------------
 
     def post(self, peer: str, section: Section) -> None:
         """Goes out with the next `flush`, together with what other groups have for the same peer."""
-        self._outbox.setdefault(peer, []).append(pack_section(section))
+        self._outbox.setdefault(peer, []).append(section)
 
     def flush(self) -> None:
-        if not self._outbox:
-            return
         outbox, self._outbox = self._outbox, {}
         for peer, sections in outbox.items():
-            for batch in self.codec.batches(sections):
+            for batch in self.codec.batches([pack_section(section) for section in sections]):
                 self._send(peer, batch)
+        for number, line in self._numbered_lines():
+            self._flush_line(number, line, outbox.get(line.peer, []))
+
+    def _flush_line(self, number: int, line: SerialLine, sections: list[Section]) -> None:
+        label = f"{line.peer}|{line}"
+        if line.trouble:
+            self.counts["beats_unsendable", label] += len(sections)
+            return
+        late = sum(line.waiting.put(section) for section in sections)
+        if late:
+            self.counts["beats_unsendable", label] += late
+        moment = time.clock_gettime(time.CLOCK_BOOTTIME)
+        line.send_on(moment)
+        if line.is_free(moment):
+            state = self.states[line.peer, number]
+            state.sent += 1
+            self.counts["beats_sent", label] += 1
+            line.send(self.codec.seal(line.waiting.take(moment), number, state.sent), moment)
+
+    def wake_at(self) -> Instant:
+        """When `flush` must be called at the latest."""
+        return min((line.wake_at() for line in self.lines), default=FOREVER)
 
     def _send(self, peer: str, batch: bytes) -> None:
         for number, path in enumerate(self.paths):
@@ -93,6 +124,9 @@ class Links:
 
     # --- in ----------------------------------------------------------------------------------------------------------
 
+    def is_path(self, descriptor: int) -> bool:
+        return descriptor in self._by_descriptor
+
     def receive(self, descriptor: int) -> list[tuple[str, Section]]:
         """Every section that has arrived on this path, authentic and from whom it says."""
         number = self._by_descriptor[descriptor]
@@ -101,19 +135,36 @@ class Links:
         while True:
             try:
                 received = path.receive()
-                if received is None:
-                    return heard
-                owner, datagram = received
-                beat = self.codec.open(datagram)
-                if beat.sender != owner:
-                    raise BadBeat("sender", f"{beat.sender} speaks from {owner}'s address")
             except BadBeat as bad:
                 self.counts["beats_refused", bad.kind] += 1
                 continue
-            self._note(beat.sender, number, beat.count, str(path))
-            heard += [(beat.sender, section) for section in beat.sections]
+            if received is None:
+                return heard
+            heard += self._opened(number, *received)
 
-    def _note(self, sender: str, number: int, count: int, path: str) -> None:
+    def receive_line(self, line: SerialLine) -> list[tuple[str, Section]]:
+        """What has arrived on a serial line; a line that was lost meanwhile brings nothing more."""
+        before = line.garbage
+        number = len(self.paths) + self.lines.index(line)
+        heard = [each for datagram in line.receive() for each in self._opened(number, line.peer, datagram)]
+        if line.garbage > before:
+            self.counts["beats_refused", "noise"] += line.garbage - before
+        return heard
+
+    def _opened(self, number: int, owner: str, datagram: bytes) -> list[tuple[str, Section]]:
+        """The datagram's sections, if it is authentic and its sender the owner of the other end."""
+        try:
+            beat = self.codec.open(datagram)
+            if beat.sender != owner:
+                raise BadBeat("sender", f"{beat.sender} speaks from {owner}'s address")
+        except BadBeat as bad:
+            self.counts["beats_refused", bad.kind] += 1
+            return []
+        self._note(beat.sender, number, beat.count)
+        return [(beat.sender, section) for section in beat.sections]
+
+    def _note(self, sender: str, number: int, count: int) -> None:
+        path = self._names[number]
         self.counts["beats_heard", f"{sender}|{path}"] += 1
         state = self.states.get((sender, number))
         if state is None:
@@ -144,11 +195,11 @@ class Links:
     def views(self, peer: str) -> tuple[PathView, ...]:
         return tuple(
             PathView(
-                path=str(path),
+                path=path,
                 heard_at=self.states[peer, number].heard_at,
                 lost=self.states[peer, number].loss,
                 round_trip=self.states[peer, number].round_trip,
             )
-            for number, path in enumerate(self.paths)
+            for number, path in enumerate(self._names)
             if (peer, number) in self.states
         )

@@ -19,8 +19,9 @@ from orchestrator.domain.plain import Unreadable
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper.core import Declined
 from orchestrator.keeper.group import GroupKeeper, now
+from orchestrator.keeper.line import SerialLine
 from orchestrator.keeper.links import Links
-from orchestrator.keeper.setup import GroupSetup, read_setup
+from orchestrator.keeper.setup import PRIORITY, GroupSetup, read_setup
 from orchestrator.keeper.talk import (
     LARGEST_BYTES,
     Count,
@@ -35,9 +36,6 @@ from orchestrator.keeper.talk import (
     encode_to_daemon,
 )
 from probes.interconnected.wire import Section, digest
-
-PRIORITY: Final = 10
-"""SCHED_FIFO priority: above every ordinary process, below the kernel's own threads (50)."""
 
 SWITCH_EVERY: Span = 0.0005
 """A gate's thread that has something to do gets its turn so soon; Python's own 5 ms are a stranger's first five writes."""
@@ -79,6 +77,7 @@ class KeeperProcess:
         self._poll = select.epoll()
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._pidfds: dict[int, tuple[GroupKeeper, int]] = {}
+        self._lines: dict[int, SerialLine] = {}
         self._tally_at = NEVER
         self._ending = False
 
@@ -92,6 +91,8 @@ class KeeperProcess:
         self._poll.register(self._woken, select.EPOLLIN)
         for path in self.links.paths:
             self._poll.register(path.fileno(), select.EPOLLIN)
+        for line in self.links.lines:
+            line.start(self._wake)
         log(f"node {self.setup.node} of {self.setup.cluster}: keeps {', '.join(self.groups) or 'no group'}")
         gc.collect()
         gc.freeze()
@@ -131,9 +132,10 @@ class KeeperProcess:
     def _turn(self) -> None:
         self.links.flush()
         self._sync_pidfds()
+        self._sync_lines()
         self._tell_news()
         wake = min((keeper.wake_at() for keeper in self.groups.values()), default=now() + TALLY_EVERY)
-        wake = min(wake, self._tally_at + TALLY_EVERY)
+        wake = min(wake, self._tally_at + TALLY_EVERY, self.links.wake_at())
         for descriptor, _ in self._poll.poll(max(0.0, wake - now())):
             self._serve(descriptor)
         moment = now()
@@ -160,8 +162,11 @@ class KeeperProcess:
             keeper, _ = self._pidfds.pop(descriptor)
             self._poll.unregister(descriptor)
             keeper.main_exited()
-        else:
+        elif descriptor in self._lines:
+            self._hear_line(descriptor)
+        elif self.links.is_path(descriptor):
             self._hear_peers(descriptor)
+        # else an earlier event of this very turn closed it: the old daemon spoke its last as the new one came
 
     def _sync_pidfds(self) -> None:
         """The kernel forgets a descriptor when it is closed, and its number may name another process at once."""
@@ -180,9 +185,35 @@ class KeeperProcess:
                 self._hear_section(keeper, sender, section)
         self.links.flush()
 
-    def _hear_section(self, keeper: GroupKeeper, sender: str, section: Section) -> None:
-        self.links.note_round_trip(keeper.core.sent_at(section.echo_number) if section.granted else None, now())
-        keeper.hear(sender, section)
+    def _hear_section(self, keeper: GroupKeeper, sender: str, section: Section, *, slow: bool = False) -> None:
+        if section.granted and (slow or not section.slow):
+            self.links.note_round_trip(keeper.core.sent_at(section.echo_number), now())
+        keeper.hear(sender, section, slow=slow)
+
+    # --- serial lines ------------------------------------------------------------------------------------------------
+
+    def _hear_line(self, descriptor: int) -> None:
+        line = self._lines[descriptor]
+        for sender, section in self.links.receive_line(line):
+            keeper = self._by_digest.get(section.group)
+            if keeper is not None:
+                self._hear_section(keeper, sender, section, slow=True)
+        self.links.flush()
+
+    def _sync_lines(self) -> None:
+        """Devices come and go; as with processes, a closed descriptor's number may soon name another file."""
+        for descriptor, line in list(self._lines.items()):
+            if line.fileno() != descriptor:
+                self._poll.unregister(descriptor)
+                del self._lines[descriptor]
+                line.open_again()
+        for line in self.links.lines:
+            line.notice()
+            if line.fileno() >= 0 and line.fileno() not in self._lines:
+                self._poll.register(line.fileno(), select.EPOLLIN)
+                self._lines[line.fileno()] = line
+            while line.news:
+                log(line.news.popleft())
 
     # --- the daemon --------------------------------------------------------------------------------------------------
 
@@ -234,6 +265,8 @@ class KeeperProcess:
     def _reconfigure(self) -> None:
         """New groups are taken up; lease and beats of known ones change. Paths need a restart, which costs nothing."""
         self.setup = read_setup(self.setup_path)
+        for line in self.links.lines:
+            line.waiting.beat_every = self.setup.beat_every(line.peer)
         for group in self.setup.groups:
             keeper = self.groups.get(group.name)
             if keeper is None:
@@ -279,7 +312,9 @@ class KeeperProcess:
             counts.append(Count(name="last_freeze_seconds", label=name, value=keeper.last_freeze))
             counts.append(Count(name="longest_delay_seconds", label=name, value=keeper.longest))
             counts.append(Count(name="freeze_budget_seconds", label=name, value=keeper.core.budget))
-        remarks = [*self.remarks, *(remark for keeper in self.groups.values() for remark in keeper.remarks)]
+        counts += [Count(name="line_up", label=f"{line.peer}|{line}", value=float(not line.trouble)) for line in self.links.lines]
+        remarks = [*self.remarks, *(line.remark for line in self.links.lines if line.trouble)]
+        remarks += [remark for keeper in self.groups.values() for remark in keeper.remarks]
         return Tally(at=now(), counts=tuple(counts), remarks=tuple(remarks))
 
 

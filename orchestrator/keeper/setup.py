@@ -3,9 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from orchestrator.domain.plain import from_plain, to_plain
 from orchestrator.domain.spans import Span
+
+PRIORITY: Final = 10
+"""SCHED_FIFO priority: above every ordinary process, below the kernel's own threads (50)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,15 @@ class PathSetup:
     host: str
     port: int
     peers: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineSetup:
+    """A serial line to one peer."""
+
+    peer: str
+    device: str
+    baud: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,11 @@ class KeeperSetup:
     paths: tuple[PathSetup, ...]
     groups: tuple[GroupSetup, ...]
     realtime: bool = True
+    lines: tuple[LineSetup, ...] = ()
+
+    def beat_every(self, peer: str) -> Span:
+        """The shortest of the groups that this peer has part in."""
+        return min((group.beat_every for group in self.groups if peer in group.peers), default=1.0)
 
     @property
     def run(self) -> Path:

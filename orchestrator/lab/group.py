@@ -21,6 +21,7 @@ from orchestrator.api.client import ApiClient, NoDaemon, Refused
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
 from orchestrator.keeper.tree import state_of
+from orchestrator.lab.cable import Cable
 from orchestrator.lab.disks import Disk
 from orchestrator.lab.kinds import Kind, LabError
 from orchestrator.lab.orphans import Orphans
@@ -66,6 +67,11 @@ class Host:
     daemon: Process | None = None
 
     @property
+    def line(self) -> Path:
+        """The device of its serial line, where it has one."""
+        return self.directory / "line"
+
+    @property
     def mediator_link(self) -> Path:
         """This host's own way to the mediator; without it the mediator is lost for this host alone."""
         return self.directory / "mediator"
@@ -95,11 +101,15 @@ class LabSettings:
     """Clients that write side by side."""
     disks: bool = False
     """PostgreSQL: every member's data on a file system of its own, which can be stalled and filled."""
+    line: bool = False
+    """A serial line between the first two members, beside the network."""
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
     policy: dict[str, Any] = field(default_factory=dict)
     """Over the lab's own policy, in the words of the configuration file."""
+    tags: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What members' sections say besides: never_primary and the like."""
 
 
 KINDS: Final[dict[str, Callable[[LabSettings], Kind]]] = {
@@ -126,6 +136,8 @@ class LabGroup:
         names = [f"db{number + 1}" for number in range(settings.members)]
         self.hosts = {name: self._host(name, number + 1) for number, name in enumerate(names)}
         self.hosts[WITNESS] = self._host(WITNESS, 100)
+        first, second = (self.hosts[name].line for name in names[:2])
+        self.cable = Cable((first, second)) if settings.line else None
 
     def _host(self, name: str, number: int) -> Host:
         directory = self.directory / name
@@ -171,6 +183,8 @@ class LabGroup:
                     host.disk.make()
                 self.kind.prepare_host(host.directory, host.address)
         self.config.write_text(json.dumps(self._configuration(), indent=1))
+        if self.cable is not None:
+            self.cable.plug()
         for host in self.hosts.values():
             self.start_daemon(host)
 
@@ -179,7 +193,7 @@ class LabGroup:
         nodes = {
             host.name: {
                 "address": host.address,
-                "paths": [f"udp://{host.address}:{BEAT_PORT}"],
+                "paths": self._paths(host),
                 **({"witness": True} if host.witness else {}),
             }
             for host in self.hosts.values()
@@ -188,6 +202,7 @@ class LabGroup:
             host.name: {
                 **self.kind.member_section(host.directory),
                 **({"preferred": True} if host.name == "db1" else {}),
+                **self.settings.tags.get(host.name, {}),
             }
             for host in self.members
         }
@@ -214,6 +229,10 @@ class LabGroup:
                 }
             },
         }
+
+    def _paths(self, host: Host) -> list[str]:
+        lines = [f"serial://{host.line}"] if self.cable is not None and host.line in self.cable.ends else []
+        return [f"udp://{host.address}:{BEAT_PORT}", *lines]
 
     def config_of(self, host: Host) -> Path:
         """The same configuration for all, but that each has its own way to the mediator, which can be cut."""
@@ -342,6 +361,8 @@ class LabGroup:
             if _is_ours(pid, self.directory, self.net):
                 self.kind.end(pid)
         Orphans.collect(within=1.0)
+        if self.cable is not None:
+            self.cable.unplug()
         if self._adopts:
             self._adopts = False
             Orphans.leave()

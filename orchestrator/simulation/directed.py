@@ -387,6 +387,20 @@ def one_behind_and_twice(world: World) -> None:
     _leases(world, 1.0)
 
 
+def dropped_alone_with_it(world: World) -> None:
+    """One standby alone has the last commits, fails and is to be dropped; then the primary dies."""
+    primary, standbys = _cast(world)
+    behind, alone = standbys
+    world.starved.add(behind.name)
+    _leases(world, world.random.uniform(0.3, 0.8))
+    alone.kill_service()
+    world.run_until(lambda: _listed(world) == {behind.name}, world.random.uniform(0.5, 1.0) * world.settings.lease)
+    primary.crash()
+    world.starved.clear()
+    world.run_until(lambda: bool(world.writable()), 6 * world.settings.lease + 2)
+    _leases(world, 1.0)
+
+
 def listed_without_an_answer(world: World) -> None:
     """A standby comes back as the mediator is lost; the one that is listed gets nothing any more, and then has to take over."""
     primary, standbys = _cast(world)
@@ -574,6 +588,12 @@ DIRECTED: Final = (
         name="one behind, and twice",
         says=one_behind_and_twice.__doc__ or "",
         run=one_behind_and_twice,
+        settings=(*ONE_OF_TWO, ("host_down_after", 0.6)),
+    ),
+    Directed(
+        name="dropped, and alone with it",
+        says=dropped_alone_with_it.__doc__ or "",
+        run=dropped_alone_with_it,
         settings=(*ONE_OF_TWO, ("host_down_after", 0.6)),
     ),
     Directed(

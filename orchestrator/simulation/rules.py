@@ -218,6 +218,10 @@ def _always(*_: Any, **__: Any) -> bool:
     return True
 
 
+def _green(state: Any, record: Record) -> None:
+    return None
+
+
 def _not(*_: Any, **__: Any) -> bool:
     return False
 
@@ -340,13 +344,17 @@ RULES: Final[tuple[Rule, ...]] = (
         off=(
             Instead(Core, "_begin_claim", _claim_in_spite_of_promise),
             Instead(gates, "TAKEOVER", tuple(gate for gate in gates.TAKEOVER if gate[0] != "promise over")),
+            Instead(gates, "promise_over", _green),
         ),
     ),
     Rule(
         name="full-lease-first",
         number="12",
         says="a claim waits a full lease since the record's version was first seen",
-        off=(Instead(gates, "TAKEOVER", tuple(gate for gate in gates.TAKEOVER if gate[0] != "lease over")),),
+        off=(
+            Instead(gates, "TAKEOVER", tuple(gate for gate in gates.TAKEOVER if gate[0] != "lease over")),
+            Instead(gates, "lease_over", _green),
+        ),
     ),
     Rule(
         name="exact-version",
@@ -523,6 +531,7 @@ RULES: Final[tuple[Rule, ...]] = (
         name="quorum-seen-first",
         number="decision 0011",
         says="the record says what every commit waits for already, and what earlier ones are seen to have",
+        shown_by="dropped, and alone with it",
         off=(Instead(replicas, "_is_seen", _always),),
         quorum=True,
     ),

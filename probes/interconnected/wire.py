@@ -3,7 +3,8 @@
 A datagram carries one *section* per group (several groups share a datagram) and ends in a truncated HMAC-SHA256 over all
 before it. Replay is answered in three ways: a section's number must grow within the sender's life; a life that was left
 never returns; a life is believed only when it echoes the receiver's own life, so nothing recorded before this receiver's
-memory began is worth anything.
+memory began is worth anything. Another life than the present one must echo a newer number of the receiver's, too: else a beat
+that was held up on its way could bring an earlier life back, and the present one would be the one that was left.
 
 Layout (network byte order)::
 
@@ -33,7 +34,10 @@ _LENGTH = struct.Struct("!H")
 _SECTION = struct.Struct("!QQQQQQqQIB")
 _RELEASE = struct.Struct("!QqqBB")
 
-_ASKING, _GRANTED, _ANSWER, _RELEASE_FOLLOWS, _URGENT, _EXITED = 1, 2, 4, 8, 16, 32
+LEAST_BYTES: Final = _HEADER.size + _LENGTH.size + _SECTION.size + MAC_BYTES
+"""A beat of one group without words or release, but for the sender's name."""
+
+_ASKING, _GRANTED, _ANSWER, _RELEASE_FOLLOWS, _URGENT, _EXITED, _WORDLESS, _SLOW = 1, 2, 4, 8, 16, 32, 64, 128
 
 
 class BadBeat(ValueError):
@@ -71,6 +75,10 @@ class Section:
     """Sent because a beat came, not because it was time: never answered itself."""
     release: Release | None = None
     words: bytes = b""
+    wordless: bool = False
+    """The words were left out, because the path carries little: those said before stand."""
+    slow: bool = False
+    """The beat that this answers came over a slow path, so that the round trip tells nothing of a quick one."""
 
 
 @dataclass(slots=True)
@@ -107,7 +115,8 @@ def _unpack_release(data: bytes, at: int) -> tuple[Release, int]:
     return Release(epoch=epoch, version=version, position=position, target=target or None), end
 
 
-def pack_section(section: Section) -> bytes:
+def pack_section(section: Section, *, words: bool = True) -> bytes:
+    wordless = section.wordless or not words
     flags = (
         (_ASKING if section.asking else 0)
         | (_GRANTED if section.granted else 0)
@@ -115,6 +124,8 @@ def pack_section(section: Section) -> bytes:
         | (_RELEASE_FOLLOWS if section.release else 0)
         | (_URGENT if section.urgent else 0)
         | (_EXITED if section.exited else 0)
+        | (_WORDLESS if wordless else 0)
+        | (_SLOW if section.slow else 0)
     )
     body = _SECTION.pack(
         section.group,
@@ -130,7 +141,8 @@ def pack_section(section: Section) -> bytes:
     )
     if section.release:
         body += _pack_release(section.release)
-    body += section.words
+    if not wordless:
+        body += section.words
     return _LENGTH.pack(len(body)) + body
 
 
@@ -159,6 +171,8 @@ def _unpack_section(body: bytes) -> Section:
         exited=bool(flags & _EXITED),
         release=release,
         words=body[at:],
+        wordless=bool(flags & _WORDLESS),
+        slow=bool(flags & _SLOW),
     )
 
 
@@ -172,14 +186,15 @@ class Codec:
         self._cluster = digest(cluster)
         name = me.encode()
         self._name = name
-        self._room = MAX_DATAGRAM_BYTES - _HEADER.size - len(name) - MAC_BYTES
+        self.room = MAX_DATAGRAM_BYTES - _HEADER.size - len(name) - MAC_BYTES
+        """What the sections of one datagram may take."""
 
     def batches(self, sections: list[bytes]) -> list[bytes]:
         """Packed sections, put together into as few datagrams as will do."""
         batches = []
         batch = b""
         for section in sections:
-            if batch and len(batch) + len(section) > self._room:
+            if batch and len(batch) + len(section) > self.room:
                 batches.append(batch)
                 batch = b""
             batch += section

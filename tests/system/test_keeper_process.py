@@ -99,7 +99,9 @@ class PeerSocket:
     def beat(self, **more: object) -> bytes:
         """Fresh, from this peer's life to the keeper's, asking for a promise in a high epoch."""
         self.count += 1
-        plain = {"group": digest(GROUP), "life": self.life, "number": int(now() * 1e6), "echo_life": self.keeper.page().life}
+        moment = int(now() * 1e6)
+        plain = {"group": digest(GROUP), "life": self.life, "number": moment, "echo_life": self.keeper.page().life}
+        plain |= {"echo_number": moment}  # as if a beat of the keeper's had come just now
         section = Section(**{**plain, "epoch": 5, "lease_us": int(LEASE * 1e6), "asking": True, **more})  # type: ignore[arg-type]
         return self.codec.seal(pack_section(section), 0, self.count)
 
@@ -307,6 +309,21 @@ def test_a_new_daemon_takes_the_place_of_the_old(keeper: Keeper):
         pass
     old.close()
     assert keeper.processes[0].poll() is None
+
+
+def test_an_old_daemon_may_speak_its_last_in_the_moment_in_which_a_new_one_comes(keeper: Keeper):
+    """The keeper learns of both in one turn."""
+    old, process = keeper.daemon, keeper.processes[0]
+    assert old is not None
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: state_of(process.pid) == "T")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as new:
+        new.connect(str(keeper.setup.socket_path))
+        old.send(encode_to_keeper(Order(group=GROUP, command=commands.Demoted())))
+        process.send_signal(signal.SIGCONT)
+        new.settimeout(5)
+        assert new.recv(65536)
+        assert process.poll() is None
 
 
 def test_a_daemon_that_never_reads_holds_nobody_up(keeper: Keeper, peer: PeerSocket):

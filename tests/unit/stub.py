@@ -28,6 +28,7 @@ TALLY = Tally(
     counts=(
         *(Count(name=f"beats_{name}", label=f"db2|{PATH}", value=90.0) for name in ("sent", "heard", "lost", "unsendable")),
         Count(name="beats_refused", label="old number", value=2.0),
+        Count(name="line_up", label="db2|serial:///dev/ttyS0", value=1.0),
         Count(name="freezes", label="orders", value=1.0),
         Count(name="last_freeze_seconds", label="orders", value=0.002),
         Count(name="longest_delay_seconds", label="orders", value=0.004),

@@ -216,6 +216,7 @@ def test_the_metrics_tell_of_paths_and_beats(api: Asked):
     assert found["tanist_path_round_trip_seconds", ("10.0.0.1:7400", "db2")] == 0.0004
     assert found["tanist_beats_sent_total", ("10.0.0.1:7400", "db2")] == 90
     assert found["tanist_beats_refused_total", ("old number",)] == 2
+    assert found["tanist_line_up", ("serial:///dev/ttyS0", "db2")] == 1
     assert found["tanist_freezes_total", ("orders",)] == 1
 
 

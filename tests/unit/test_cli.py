@@ -727,3 +727,17 @@ def test_a_broken_promise_is_told_with_the_command_that_replays_it(here: list[Si
     assert "P1 at 3.2 s: db1 and db2 commit at once\n    tanist simulate --seed 5 --without lives\n" in result.stdout
     assert "--seed 6" not in result.stdout
     assert "--seed 6" in tanist("simulate", "--seeds", "2", "--all").stdout
+
+
+def test_a_serial_line_without_its_device_is_wrong_and_a_slow_one_is_worth_a_note(tanist: Cli):
+    text = tanist.path.read_text()
+    for port, device in ((17401, tanist.directory / "line"), (17402, "/dev/null")):
+        network = f"'udp://127.0.0.1:{port}'"
+        assert text.count(network) == 1
+        text = text.replace(network, f"{network}, 'serial://{device}?baud=38400'")
+    tanist.path.write_text(text)
+    said = tanist("check").stdout
+    assert f"wrong  nodes.db1.paths.1: {tanist.directory}/line is no device of this host" in said
+    assert "note   nodes.db1.paths.1: at 38400 baud what members say (health, positions) goes with some of the beats only" in said
+    said = tanist("--node", "db2", "check").stdout
+    assert "nodes.db2.paths.1: /dev/null" not in said

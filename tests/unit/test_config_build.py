@@ -9,7 +9,7 @@ from orchestrator.config.load import load
 from orchestrator.config.models import ClusterConfig, json_schema
 from orchestrator.daemon.assemble import with_addresses_of
 from orchestrator.domain.policy import Automation, Replication
-from orchestrator.keeper.setup import AddressSetup, Endpoint
+from orchestrator.keeper.setup import AddressSetup, Endpoint, LineSetup
 
 MINIMAL = """\
 cluster: shop
@@ -189,6 +189,27 @@ def test_a_node_without_paths_beats_from_its_address_on_the_usual_port(minimal: 
     (path,) = build.keeper_setup(minimal, "db1").paths
     assert (path.host, path.port) == ("10.0.0.1", 7400)
     assert path.peers == (Endpoint(peer="db2", host="10.0.0.2", port=7400),)
+
+
+def with_lines(tmp_path: Path, **paths: str) -> ClusterConfig:
+    text = MINIMAL
+    for name, path in paths.items():
+        address = f"10.0.0.{name[-1]}"
+        text = text.replace(f"address: {address}", f"address: {address}, paths: ['udp://{address}:7400', '{path}']")
+    return read(tmp_path, text)
+
+
+def test_two_nodes_with_a_serial_line_each_have_it_in_common(tmp_path: Path):
+    config = with_lines(tmp_path, db1="serial:///dev/ttyS0", db2="serial:///dev/ttyUSB1")
+    assert build.keeper_setup(config, "db1").lines == (LineSetup(peer="db2", device="/dev/ttyS0", baud=115200),)
+    assert build.keeper_setup(config, "db2").lines == (LineSetup(peer="db1", device="/dev/ttyUSB1", baud=115200),)
+    (path,) = build.keeper_setup(config, "db1").paths
+    assert path.peers == (Endpoint(peer="db2", host="10.0.0.2", port=7400),), "it takes no part in the pairing of networks"
+
+
+def test_a_serial_line_may_say_who_is_at_its_other_end_and_how_fast_it_is(tmp_path: Path):
+    config = with_lines(tmp_path, db1="serial:///dev/ttyS0?peer=db2&baud=921600", db2="serial:///dev/ttyS0?baud=921600&peer=db1")
+    assert build.keeper_setup(config, "db1").lines == (LineSetup(peer="db2", device="/dev/ttyS0", baud=921600),)
 
 
 def test_the_keeper_learns_what_it_guards(full: ClusterConfig):

@@ -79,6 +79,18 @@ def node(name: str, line: str, place: str, *words: str) -> Wrong:
     return wrong(name, "  db2:\n    address: 10.0.0.2\n", written, f"nodes.db2.{place}", *words)
 
 
+def lines(name: str, ends: list[str], other_ends: list[str], number: int, *words: str) -> Wrong:
+    """Serial lines of db1 and db2; the refusal must name db2's path of this number."""
+    text = "  db1:\n    address: 10.0.0.1\n  db2:\n    address: 10.0.0.2\n"
+    written = ""
+    for node_name, each in (("db1", ends), ("db2", other_ends)):
+        address = f"10.0.0.{node_name[-1]}"
+        written += f"  {node_name}:\n    address: {address}\n    paths:\n    - udp://{address}:7400\n"
+        for place, end in enumerate(each, 1):
+            written += f"    - 'serial://{end}' {HERE if (node_name, place) == ('db2', number) else ''}\n"
+    return wrong(name, text, written, f"nodes.db2.paths.{number}", *words)
+
+
 def address(name: str, value: str, *words: str) -> Wrong:
     return wrong(name, "    address: 10.0.0.2\n", f"    address: {value} {HERE}\n", "nodes.db2.address", *words)
 
@@ -255,6 +267,27 @@ WRONG = (
     node("path without a scheme", "paths: ['10.0.0.2:7400']", "paths.0", "read '10.0.0.2:7400'", "udp://"),
     node("one path instead of a list", "paths: udp://10.0.0.2:7400", "paths", "read 'udp://10.0.0.2:7400'", "list"),
     node("path of another node", "paths: ['udp://10.0.0.1:7400']", "paths", "10.0.0.1:7400", "db1"),
+    # serial lines
+    lines("line over a network", [], ["10.0.0.2/dev/ttyS0"], 1, "expected a device such as serial:///dev/ttyS0"),
+    lines("line without a device", [], ["/"], 1, "expected a device"),
+    lines("line with a word too many", [], ["/dev/ttyS0?speed=9600"], 1, "nothing but peer and baud"),
+    lines("line with a word twice", [], ["/dev/ttyS0?baud=9600&baud=19200"], 1, "nothing but peer and baud"),
+    lines("speed that no line has", [], ["/dev/ttyS0?baud=115201"], 1, "read 'serial:///dev/ttyS0?baud=115201'", "115200"),
+    lines("line to itself", [], ["/dev/ttyS0?peer=db2"], 1, "expected as peer another node: db1, app1"),
+    lines("line to nobody known", [], ["/dev/ttyS0?peer=db9"], 1, "expected as peer another node: db1, app1"),
+    lines("line with one end", [], ["/dev/ttyS0?peer=db1"], 1, "nodes.db1.paths has no line to db2", "?peer=db2"),
+    lines("line with one end, untold", [], ["/dev/ttyS0"], 1, "?peer=NAME", "since db2 have lines"),
+    node("line instead of the network", "paths: ['serial:///dev/ttyS0']", "paths", "expected a udp:// path too"),
+    lines("two lines between two nodes", ["/dev/ttyS0?peer=db2"], ["/dev/ttyS0?peer=db1", "/dev/ttyS1?peer=db1"], 2, "joins db2"),
+    lines("two lines at one device", ["/dev/ttyS0?peer=db2"], ["/dev/ttyS0?peer=db1", "/dev/ttyS0?peer=app1"], 2, "already"),
+    lines("a line back to somebody else", ["/dev/ttyS0?peer=app1"], ["/dev/ttyS0?peer=db1"], 1, "no line to db2"),
+    lines(
+        "ends that could be swapped", ["/dev/ttyS0"], ["/dev/ttyS0", "/dev/ttyS1"], 1, "cannot be told, since db1, db2 have lines"
+    ),
+    lines("ends of unequal speed", ["/dev/ttyS0"], ["/dev/ttyS0?baud=9600"], 1, "baud 115200", "expected the same"),
+    lines(
+        "more beats than it carries", ["/dev/ttyS0?baud=9600"], ["/dev/ttyS0?baud=9600"], 1, "960 bytes a second", "baud=38400"
+    ),
     node("API without a port", "api: 10.0.0.2", "api", "read '10.0.0.2'", END),
     node("API on port 0", "api: '10.0.0.2:0'", "api", "read '10.0.0.2:0'", END),
     node("API by name", "api: 'db2:7480'", "api", "read 'db2:7480'", END),

@@ -36,9 +36,19 @@ from scenarios import (
 )
 
 from orchestrator.domain import commands, effects, events
-from orchestrator.domain.effects import EnsureClients, EnsureService, History, NoticeKind, WantedRole, WriteControl, WriteRecord
+from orchestrator.domain.effects import (
+    EnsureClients,
+    EnsureService,
+    History,
+    LookNow,
+    NoticeKind,
+    ReadMediator,
+    WantedRole,
+    WriteControl,
+    WriteRecord,
+)
 from orchestrator.domain.events import WriteOutcome
-from orchestrator.domain.observations import Abstained, Answered, Health, Hold, Refused, Release, Role, Silent
+from orchestrator.domain.observations import Abstained, Answered, Health, Hold, Refused, Release, Role, ServiceView, Silent
 from orchestrator.domain.policy import Automation
 from orchestrator.domain.record import Cause, Record, RequestKind
 from orchestrator.domain.spans import FOREVER, NEVER
@@ -99,6 +109,37 @@ def test_a_claim_leaves_out_whom_it_does_not_hear():
     engine.tick()
     (write,) = of(engine.keeper_seen(replace(deaf, claim=5)), WriteRecord)
     assert write.record.succession == ()
+
+
+def test_a_claim_that_a_beat_overtakes_is_waited_for():
+    """The keeper has heard of a newer version: that is our own write more often than not."""
+    engine = claiming()
+    write = claim_of(engine)
+    found = engine.keeper_seen(bereaved_keeper(claim=None, version=6, epoch=4), after=0.01)
+    assert engine.state.phase is Phase.CLAIMING
+    assert of(found, ReadMediator)
+    engine.read(write.record, after=0.01)
+    assert engine.state.phase is Phase.PROMOTING
+
+
+@pytest.mark.parametrize("found", [service(Role.PRIMARY, 0, empty=True), service(offset=100, pid=4712, link_up=False)])
+def test_a_service_that_was_replaced_during_the_claim_is_compared_before_it_is_promoted(found: ServiceView):
+    engine = claiming()
+    write = claim_of(engine)
+    engine.keeper_seen(bereaved_keeper(claim=5, pid=found.pid), after=0.01)
+    engine.looked(Answered(found, 0.001), after=0.01)
+    engine.written(write, WriteOutcome.APPLIED, after=0.01)
+    assert engine.state.phase is Phase.STARTING
+
+
+def test_a_standby_looks_for_its_last_position_when_the_primary_can_write_no_more():
+    """A primary that is not heard any more writes on until its right has ended."""
+    promising = keeper("db2", peers_of("db2", db1=silent()), promised_to="db1", promised_until=NOW + 0.5)
+    engine = Engine(bereaved(keeper=promising, settled=(-1, NEVER)))
+    engine.tick(0.4)
+    assert engine.state.settled[0] < 0
+    assert of(engine.tick(0.2), LookNow)
+    assert engine.state.settled[0] == 5
 
 
 def test_a_claim_holds_only_while_peoples_words_are_as_they_were_read():

@@ -53,6 +53,7 @@ class Keeper:
         self.now = now
         self.acts: list[Any] = []
         self.numbers: dict[str, int] = {}
+        self.echoed = 0
         self.core = Core(
             me=ME,
             group=GROUP,
@@ -92,17 +93,20 @@ class Keeper:
         """A beat of a peer that knows our life and epoch, unless it says otherwise; the peer's clock runs like ours."""
         number = said.pop("number", max(self.numbers.get(peer, 0) + 1, int(self.now * 1e6)))
         self.numbers[peer] = max(number, self.numbers.get(peer, 0))
+        self.echoed = max(self.echoed + 1, said.get("echo_number", 0))
         known = {
             "group": GROUP,
             "life": LIVES[peer],
             "number": number,
             "echo_life": self.memory.life,
+            "echo_number": self.echoed,
             "epoch": self.memory.epoch,
             "version": self.memory.version,
             "incarnation": self.memory.incarnation,
             "lease_us": round(LEASE * 1e6),
         }
-        return self.note(self.core.heard(self.now, peer, Section(**{**known, **said})))
+        slow = said.pop("slow", False)
+        return self.note(self.core.heard(self.now, peer, Section(**{**known, **said}), slow=slow))
 
     def beat(self) -> dict[str, Section]:
         """The next beat to everybody."""
@@ -257,6 +261,22 @@ def test_a_life_that_was_left_never_returns(knows_db2: Keeper):
     assert knows_db2.hear("db2", life=22, number=9_000_000, asking=True, epoch=8) == []
     assert unchanged(knows_db2, before)
     assert knows_db2.core.peers["db2"].life == 222
+
+
+def test_a_beat_of_an_earlier_life_that_was_held_up_does_not_end_the_present_one(knows_db2: Keeper):
+    """Were it believed, the peer's present life would be the one that was left, and the peer would be silent for good."""
+    knows_db2.hear("db2", life=222, number=100, echo_number=2_000_000)
+    knows_db2.hear("db2", life=7, number=9_000_000, echo_number=1_999_999)
+    knows_db2.hear("db2", life=222, number=200, echo_number=2_100_000)
+    assert (knows_db2.core.peers["db2"].life, knows_db2.core.peers["db2"].number) == (222, 200)
+    knows_db2.hear("db2", life=333, number=100, echo_number=2_200_000)
+    assert knows_db2.core.peers["db2"].life == 333
+
+
+def test_who_does_not_know_our_life_is_answered_with_its_own_number(knows_db2: Keeper):
+    """By that it believes an introduction: it answers a beat of now."""
+    (sent,) = knows_db2.hear("db2", echo_life=0, number=9_000_000)
+    assert (sent.section.echo_life, sent.section.echo_number, sent.section.answer) == (22, 9_000_000, True)
 
 
 def test_numbers_begin_anew_with_a_new_life(knows_db2: Keeper):
@@ -445,13 +465,15 @@ def test_a_beat_of_another_line_of_records_teaches_nothing(primary: Keeper):
 # --- rule 5: a clock that stood still --------------------------------------------------------------------------------
 
 
-def beats_of(keeper: Keeper, peer: str, first: float, number: int, ahead: float = 0.0, rate: float = 1.0) -> float:
+def beats_of(
+    keeper: Keeper, peer: str, first: float, number: int, ahead: float = 0.0, rate: float = 1.0, slow: bool = False
+) -> float:
     """Regular beats of a peer whose clock is ahead of ours by so much; when the last one came."""
     moment = first
     for each in range(number):
         moment = first + each * BEAT
         theirs = ahead + first + (moment - first) * rate
-        keeper.at(moment).hear(peer, number=int(theirs * 1e6))
+        keeper.at(moment).hear(peer, number=int(theirs * 1e6), slow=slow)
     return moment
 
 
@@ -484,6 +506,70 @@ def test_a_beat_that_was_long_on_its_way_voids_nothing(primary: Keeper):
     last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
     primary.at(last + 2.0).hear("db3", number=int((last + 0.1) * 1e6))
     assert primary.right_until == pytest.approx(9.5 + 0.99)
+
+
+def test_after_a_while_on_a_slow_path_alone_the_first_quick_beat_voids_nothing(primary: Keeper):
+    """A serial line's beats come 80 ms late; beside them one over the network would look as if our clock had stood still."""
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
+    last = beats_of(primary, "db3", last + BEAT, 150, ahead=-0.081, slow=True)
+    last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.08, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT) * 1e6))
+    assert primary.right_until == pytest.approx(99.99)
+
+
+def test_a_quick_path_is_watched_as_closely_beside_a_slow_one(primary: Keeper):
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = 2.0
+    for _ in range(SAMPLES):
+        last = beats_of(primary, "db3", last + BEAT, 1)
+        last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.08, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT + 0.2) * 1e6))
+    assert primary.right_until <= last + BEAT
+
+
+def test_a_beat_over_a_slow_path_too_shows_that_our_clock_stood_still(primary: Keeper):
+    """By what the quick one has shown."""
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, SAMPLES + 5)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT + 0.2) * 1e6), slow=True)
+    assert primary.right_until <= last + BEAT
+
+
+def test_on_a_slow_path_alone_a_beat_that_was_quicker_than_others_voids_nothing_and_a_stop_does(primary: Keeper):
+    primary.obey(commands.Wrote(record(version=7), 99.0))
+    last = beats_of(primary, "db3", 2.0, 150, ahead=-0.141, slow=True)
+    last = beats_of(primary, "db3", last + BEAT, 1, ahead=-0.14, slow=True)
+    primary.at(last + BEAT).hear("db3", number=int((last + BEAT) * 1e6), slow=True)
+    assert primary.right_until == pytest.approx(99.99)
+    primary.at(last + 2 * BEAT).hear("db3", number=int((last + 2 * BEAT + 0.2) * 1e6), slow=True)
+    assert primary.right_until <= last + 2 * BEAT
+
+
+# --- words that a slow path leaves out -------------------------------------------------------------------------------
+
+
+def test_a_beat_without_words_leaves_those_that_were_said(primary: Keeper):
+    primary.at(2.2).hear("db3", words=b"one")
+    primary.at(2.3).hear("db3", wordless=True)
+    assert primary.core.peers["db3"].words == b"one"
+    assert primary.core.peers["db3"].heard_at == 2.3
+
+
+def test_words_are_taken_from_a_beat_that_a_path_without_them_was_first_to_bring(primary: Keeper):
+    number = int(2.2 * 1e6)
+    primary.at(2.2).hear("db3", number=number, wordless=True)
+    primary.at(2.21).hear("db3", number=number, words=b"one", urgent=True)
+    assert primary.core.peers["db3"].words == b"one"
+    primary.at(2.3).hear("db3", words=b"two")
+    primary.hear("db3", number=number, words=b"one")
+    assert primary.core.peers["db3"].words == b"two", "older words never replace newer ones"
+
+
+def test_the_words_of_a_past_life_do_not_outlive_it(primary: Keeper):
+    primary.at(2.2).hear("db3", words=b"one")
+    primary.at(2.3).hear("db3", life=333, wordless=True)
+    assert primary.core.peers["db3"].words == b""
 
 
 # --- rule 9: who is counted ------------------------------------------------------------------------------------------
@@ -566,6 +652,15 @@ def test_a_claim_is_refused_while_the_own_promise_runs(fresh: Keeper):
     assert "db2" in declined.reason
     assert fresh.memory.claim is None
     assert fresh.at(3.52).obey(commands.BeginClaim(5)) == ClaimBegun(5)
+
+
+def test_a_claim_that_rests_on_an_earlier_promise_is_declined(fresh: Keeper):
+    """The others were asked where their data ends; promised again since, the primary may have acknowledged more."""
+    fresh.at(2.5).hear("db2", asking=True)
+    before = fresh.memory.promised_until
+    fresh.at(4.5).hear("db2", asking=True)
+    assert isinstance(fresh.at(9.0).obey(commands.BeginClaim(5, before)), Declined)
+    assert fresh.obey(commands.BeginClaim(5, fresh.memory.promised_until)) == ClaimBegun(5)
 
 
 def test_who_claims_promises_nothing_to_anybody(fresh: Keeper):

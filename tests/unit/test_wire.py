@@ -41,6 +41,7 @@ sections = st.builds(
     urgent=st.booleans(),
     exited=st.booleans(),
     answer=st.booleans(),
+    slow=st.booleans(),
     release=st.none() | releases,
     words=st.binary(max_size=wire.MAX_WORDS_BYTES),
 )
