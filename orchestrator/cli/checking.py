@@ -16,7 +16,7 @@ from rich.text import Text
 
 from orchestrator.actuators.client_config import ClientFileActuator
 from orchestrator.cli.context import Setting, console, fail, pass_setting, tell, told_well
-from orchestrator.config.build import client_files, domain_group, groups_of
+from orchestrator.config.build import addresses, client_files, domain_group, groups_of
 from orchestrator.config.models import ClusterConfig, json_schema, split_host_port
 from orchestrator.daemon.assemble import make_mediator, make_service
 from orchestrator.daemon.supervision import CannotStart, check_key
@@ -93,7 +93,7 @@ def _check_files(config: ClusterConfig, node: str) -> Iterator[Finding]:
 
 
 async def _check_reach(config: ClusterConfig, node: str) -> list[Finding]:
-    findings = [*_check_addresses(config, node), *_check_lines(config, node)]
+    findings = [*_check_addresses(config, node), *_check_interfaces(config, node), *_check_lines(config, node)]
     findings += await _check_mediator(config, node)
     for name in groups_of(config, node):
         if node in config.groups[name].members:
@@ -113,6 +113,15 @@ def _check_addresses(config: ClusterConfig, node: str) -> Iterator[Finding]:
                 probe.bind((host, port))
             except OSError as error:
                 yield Finding(True, f"nodes.{node}: {host} is no address of this host ({error.strerror})")
+
+
+def _check_interfaces(config: ClusterConfig, node: str) -> Iterator[Finding]:
+    known = {name for _, name in socket.if_nameindex()}
+    for name in groups_of(config, node):
+        for vip in addresses(config.groups[name], node):
+            if vip.interface not in known:
+                text = f"{vip.interface} is no network interface of this host; it has {', '.join(sorted(known))}"
+                yield Finding(True, f"groups.{name}.clients: address {vip.address}: {text}")
 
 
 def _check_lines(config: ClusterConfig, node: str) -> Iterator[Finding]:

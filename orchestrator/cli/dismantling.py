@@ -12,6 +12,8 @@ from orchestrator.config.build import groups_of, keeper_setup, run_directory
 from orchestrator.daemon.supervision import HostLock, make_directories
 from orchestrator.keeper.gate import NoGate, remove_table, table_name, why_impossible
 from orchestrator.keeper.group import guarded_mark
+from orchestrator.keeper.netlink import prefixes, take_address
+from orchestrator.keeper.setup import GroupSetup
 
 END_WITHIN = 5.0
 
@@ -21,7 +23,7 @@ END_WITHIN = 5.0
 @pass_setting
 @told_well
 def dismantle(setting: Setting, yes: bool) -> None:
-    """End this host's keeper and take its kernel gates away. The service goes on, guarded by nobody.
+    """End this host's keeper and take its kernel gates away. The service goes on, guarded by nobody, with its addresses.
 
     Stop the daemon first. Where the other members' daemons still run they may take over while the service here goes on:
     stop Tanist everywhere, or stop the service here, before.
@@ -43,6 +45,7 @@ def dismantle(setting: Setting, yes: bool) -> None:
         for group in setup.groups:
             if group.gate_port and not why_impossible():
                 _remove_gate(config.cluster, node, group.name)
+            _keep_addresses(group)
             (run / f"{group.name}.page").unlink(missing_ok=True)
             guarded_mark(setup, group.name).unlink(missing_ok=True)
     finally:
@@ -79,3 +82,14 @@ def _remove_gate(cluster: str, node: str, group: str) -> None:
         remove_table(table_name(cluster, node, group))
     except NoGate as error:
         fail(f"{group}: the gate could not be removed: {error}")
+
+
+def _keep_addresses(group: GroupSetup) -> None:
+    """An address that is held here would run out with nobody to set its time anew."""
+    for each in group.addresses:
+        try:
+            if each.prefix in prefixes(each.address, each.interface):
+                take_address(each.address, each.prefix, each.interface, None)
+                tell(f"{group.name}: address {each.address} stays on {each.interface}, and is nobody's to move any more")
+        except OSError as error:
+            fail(f"{group.name}: address {each.address}: {error.strerror}")

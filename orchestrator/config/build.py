@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFile
@@ -16,7 +16,7 @@ from orchestrator.config.models import (
 )
 from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
 from orchestrator.domain.topology import Group, GroupName, Member, NodeName
-from orchestrator.keeper.setup import Endpoint, GroupSetup, KeeperSetup, LineSetup, PathSetup
+from orchestrator.keeper.setup import AddressSetup, Endpoint, GroupSetup, KeeperSetup, LineSetup, PathSetup
 from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings
 from orchestrator.services.redis.settings import RedisSettings, RedisTls
 
@@ -135,16 +135,23 @@ def postgresql_settings(config: ClusterConfig, group: GroupName, node: NodeName)
 def client_files(section: GroupSection, node: NodeName) -> tuple[ClientFile, ...]:
     return tuple(
         ClientFile(
-            template=each.file.template,
-            path=each.file.path,
-            reload=each.file.reload,
-            reload_within=each.file.reload_within,
-            check=each.file.check,
-            mode=int(each.file.mode, 8),
+            template=file.template,
+            path=file.path,
+            reload=file.reload,
+            reload_within=file.reload_within,
+            check=file.check,
+            mode=int(file.mode, 8),
         )
         for each in section.clients
-        if not each.file.nodes or node in each.file.nodes
+        if (file := each.file) is not None and (not file.nodes or node in file.nodes)
     )
+
+
+def addresses(section: GroupSection, node: NodeName) -> tuple[AddressSetup, ...]:
+    """Addresses that a member holds while it is the primary; a witness never does."""
+    vips = [each.vip for each in section.clients if each.vip is not None] if node in section.members else []
+    parts = [(ip_interface(vip.address), vip.interface) for vip in vips]
+    return tuple(AddressSetup(address=str(each.ip), prefix=each.network.prefixlen, interface=name) for each, name in parts)
 
 
 def run_directory(config: ClusterConfig, node: NodeName) -> Path:
@@ -187,14 +194,18 @@ def _group_setup(config: ClusterConfig, name: GroupName, node: NodeName) -> Grou
     group = domain_group(config, name)
     policy = domain_policy(section)
     member = group.member(node)
+    vips = addresses(section, node)
     return GroupSetup(
         name=name,
         peers=group.others(node),
         lease=policy.lease,
         beat_every=policy.beat_every,
         gate_port=member.port if member is not None else 0,
-        gate_addresses=(member.address,) if member is not None and ip_address(member.address).is_loopback else (),
+        gate_addresses=(member.address, *(each.address for each in vips))
+        if member is not None and ip_address(member.address).is_loopback
+        else (),
         gate=section.gate,
+        addresses=vips,
         directory=_directory_of_orphans(config, name, node),
         program="postgres" if section.service == "postgresql" else "",
     )

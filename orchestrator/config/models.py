@@ -23,6 +23,7 @@ DEFAULT_BAUD: Final = 115200
 SLOWEST_BAUD: Final = 9600
 BAUDS: Final = sorted(int(name[1:]) for name in dir(termios) if re.fullmatch(r"B\d+", name) and int(name[1:]) >= SLOWEST_BAUD)
 EVERYBODY: Final = ipaddress.ip_address("255.255.255.255")
+INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 ZOOKEEPER_HOST: Final = re.compile(r"(?P<host>[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9a-fA-F:.]+\])(:(?P<port>\d{1,5}))?")
 
 
@@ -111,6 +112,35 @@ def _at_least(shortest: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _interface_address(value: str) -> str:
+    """An address that a host can hold, with its prefix; written in one way, so that equals are seen."""
+    expected = "expected an IP address and its prefix, such as 10.0.0.100/24 or fd00::100/64"
+    address, slash, prefix = value.partition("/")
+    try:
+        made = ipaddress.ip_interface(value)
+        ipaddress.ip_address(address)
+        if not (slash and prefix.isdecimal()) or "%" in address:
+            raise ValueError
+    except ValueError:
+        raise ValueError(expected) from None
+    if made.is_unspecified or made.is_multicast or made.is_loopback or made.ip == EVERYBODY:
+        raise ValueError(f"expected the address of one host, such as 10.0.0.100/24: {made.ip} is none")
+    net = made.network
+    if net.prefixlen < net.max_prefixlen - 1 and (made.ip == net.network_address or made.ip in _broadcast(net)):
+        raise ValueError(f"expected the address of one host, such as {net[1]}/{prefix}: {made.ip} stands for all of {net}")
+    return str(made)
+
+
+def _broadcast(net: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[object, ...]:
+    return (net.broadcast_address,) if isinstance(net, ipaddress.IPv4Network) else ()
+
+
+def _interface(value: str) -> str:
+    if not INTERFACE.fullmatch(value) or value in (".", ".."):
+        raise ValueError("expected the name of a network interface, such as eth0: 1 to 15 characters, no space, / or :")
+    return value
+
+
 def _mode(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"0?[0-7]{3}", value):
         raise ValueError('expected octal digits in quotes, such as "0644"')
@@ -121,6 +151,8 @@ Name = Annotated[str, AfterValidator(_name)]
 Mode = Annotated[str, BeforeValidator(_mode)]
 Paths = Annotated[tuple[Path, ...], BeforeValidator(_list_of_paths, json_schema_input_type=str | list[str])]
 Address = Annotated[str, AfterValidator(_address)]
+InterfaceAddress = Annotated[str, AfterValidator(_interface_address)]
+Interface = Annotated[str, AfterValidator(_interface)]
 HostPort = Annotated[str, AfterValidator(_host_port)]
 BeatPath = Annotated[str, AfterValidator(_path)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
@@ -329,8 +361,24 @@ class FileSection(Section):
     """Nodes that keep this file; all of them by default."""
 
 
+class VipSection(Section):
+    """An address that goes where the primary is."""
+
+    address: InterfaceAddress
+    interface: Interface
+
+
 class ClientSection(Section):
-    file: FileSection
+    """One way of leading clients: exactly one of these."""
+
+    file: FileSection | None = None
+    vip: VipSection | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.file is None) is (self.vip is None):
+            raise ValueError("expected either file or vip, with a dash for each")
+        return self
 
 
 class GroupSection(Section):
@@ -522,7 +570,7 @@ def _group_problems(config: ClusterConfig) -> list[str]:
             if name not in config.nodes or not config.nodes[name].witness
         ]
         problems += _service_problems(place, group)
-    return [*problems, *_end_problems(config), *_file_problems(config)]
+    return [*problems, *_end_problems(config), *_file_problems(config), *_vip_problems(config)]
 
 
 def _end_problems(config: ClusterConfig) -> list[str]:
@@ -588,17 +636,46 @@ def _file_problems(config: ClusterConfig) -> list[str]:
     for group_name, group in config.groups.items():
         part = tuple(dict.fromkeys((*group.members, *config.witnesses_of(group))))
         for number, client in enumerate(group.clients):
+            file = client.file
+            if file is None:
+                continue
             place = f"groups.{group_name}.clients.{number}.file"
-            strangers = [name for name in client.file.nodes if name not in part]
+            strangers = [name for name in file.nodes if name not in part]
             if strangers:
                 told = ", ".join(strangers)
                 problems.append(f"{place}.nodes: {told} takes no part in {group_name}; expected some of {', '.join(part)}")
-            for name in client.file.nodes or part:
-                where = (name, client.file.path)
+            for name in file.nodes or part:
+                where = (name, file.path)
                 if where in taken:
-                    problems.append(f"{place}.path: {client.file.path} on {name} is written by {taken[where]} already")
+                    problems.append(f"{place}.path: {file.path} on {name} is written by {taken[where]} already")
                     break
                 taken[where] = place
+    return problems
+
+
+def _vip_problems(config: ClusterConfig) -> list[str]:
+    """An address that moves belongs to one group, and to no host."""
+    taken = {ipaddress.ip_address(node.address): f"nodes.{name}.address" for name, node in config.nodes.items()}
+    for name, node in config.nodes.items():
+        for host, _ in node.beat_paths():
+            taken.setdefault(ipaddress.ip_address(host), f"nodes.{name}.paths")
+    for group_name, group in config.groups.items():
+        for name in group.members:
+            if (own := group.member(name).address) is not None:
+                taken.setdefault(ipaddress.ip_address(own), f"groups.{group_name}.members.{name}.address")
+    problems = []
+    for group_name, group in config.groups.items():
+        for number, client in enumerate(group.clients):
+            if client.vip is None:
+                continue
+            place = f"groups.{group_name}.clients.{number}.vip.address"
+            address = ipaddress.ip_interface(client.vip.address).ip
+            if address in taken:
+                problems.append(
+                    f"{place}: read {client.vip.address}, which is {taken[address]} already; expected an address of its own, "
+                    "that moves"
+                )
+            taken.setdefault(address, place)
     return problems
 
 

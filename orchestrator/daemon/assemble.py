@@ -2,10 +2,13 @@
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.actuators.client_config import ClientFileActuator
+from orchestrator.actuators.vip import VipActuator
 from orchestrator.config.build import (
+    addresses,
     check_node,
     client_files,
     domain_group,
@@ -33,6 +36,7 @@ from orchestrator.domain.topology import GroupName, NodeName
 from orchestrator.engine.state import State
 from orchestrator.keeper.gate import why_impossible
 from orchestrator.keeper.page import boot_id
+from orchestrator.keeper.setup import KeeperSetup
 from orchestrator.ports import Mediator, RefusedByPeer, Service
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.redis.service import RedisService
@@ -124,6 +128,24 @@ class Armed:
         return (memory.pid, memory.process_started) == (pid, process_started)
 
 
+class Entitled:
+    """Asked next to taking an address: does the keeper's page show the right in this epoch, at this moment?"""
+
+    def __init__(self, node: Node, group: GroupName) -> None:
+        self._node = node
+        self._group = group
+
+    def __call__(self, epoch: int) -> bool:
+        guard = self._node.guard
+        if guard.right_until(self._group) <= now():  # asked often while there is none: the cheap part of the page first
+            return False
+        page = guard.page(self._group)
+        memory = page.read() if page is not None else None
+        if memory is None or memory.hold is Hold.NONE or memory.right_epoch != epoch or memory.frozen_since is not None:
+            return False
+        return memory.right_until > now()
+
+
 def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet) -> GroupRunner:
     section = config.groups[name]
     group = domain_group(config, name)
@@ -134,13 +156,15 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         clients = tuple(ClientFileActuator(file, group) for file in client_files(section, node.name))
     except (BadHistory, RefusedByPeer) as error:
         raise CannotStart(str(error)) from error
+    policy = domain_policy(section)
+    vips = tuple(VipActuator(each, node.name, policy.lease, Entitled(node, name)) for each in addresses(section, node.name))
     mediator = node.mediator
     assert mediator is not None
     moment = now()
     state = State(
         me=node.name,
         group=group,
-        policy=domain_policy(section),
+        policy=policy,
         run=secrets.randbits(32),
         boot=boot_id().decode(),
         now=moment,
@@ -158,13 +182,15 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         history_path=directory / "history.json",
         right_until=lambda: node.guard.right_until(name),
         service=service,
-        clients=clients,
+        clients=(*vips, *clients),
         log=log,
         broken=node.broken,
     )
     runner = GroupRunner(state, seams, Meters(meters, name))
     if isinstance(service, PostgresqlService):
         service.rejoined = runner.happened
+    for vip in vips:
+        vip.alarmed, vip.happened = runner.alarmed, runner.happened
     return runner
 
 
@@ -173,7 +199,7 @@ def _reload(node: Node, config_path: Path) -> None:
     try:
         config = load(config_path)
         check_node(config, node.name)
-        setup = keeper_setup(config, node.name)
+        setup = with_addresses_of(node.setup, keeper_setup(config, node.name))
     except (BadConfig, ValueError) as error:
         log(f"the new configuration is refused, the old one stays: {error}")
         return
@@ -189,3 +215,10 @@ def _reload(node: Node, config_path: Path) -> None:
         node.setup = setup
         node.keeper.reconfigure(setup)
     log(f"configuration read again: new policy for {', '.join(changed) or 'no group'}")
+
+
+def with_addresses_of(running: KeeperSetup, setup: KeeperSetup) -> KeeperSetup:
+    """This daemon goes on taking the addresses with which it began, so its keeper must go on knowing them."""
+    known = {group.name: group.addresses for group in running.groups}
+    groups = tuple(replace(group, addresses=known.get(group.name, group.addresses)) for group in setup.groups)
+    return replace(setup, groups=groups)

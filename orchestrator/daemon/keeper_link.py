@@ -137,6 +137,7 @@ class KeeperLink:
         connection.setblocking(False)
         self._socket = connection
         asyncio.get_running_loop().add_reader(connection.fileno(), self._read)
+        self._send(encode_to_keeper(Reconfigure()))  # it may run since before our configuration was changed
         frozen, self.froze = self.froze, set()
         for group in frozen:
             self.order(group, Froze())

@@ -201,6 +201,10 @@ class GroupRunner:
         """What an adapter did on the way to the state that was asked of it, for the history."""
         self._tell(effects.Notice(kind=effects.NoticeKind.EVENT, code=code, text=text, epoch=self.state.epoch))
 
+    def alarmed(self, code: str, text: str) -> None:
+        """What an adapter saw that people must look at."""
+        self._tell(effects.Notice(kind=effects.NoticeKind.ALARM, code=code, text=text, epoch=self.state.epoch))
+
     def _done(self, effect: effects.Effect, view: ServiceView | None = None) -> None:
         self.feed(events.EffectDone(at=now(), wall=wall(), effect=effect, view=view))
 

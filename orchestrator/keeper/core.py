@@ -249,6 +249,11 @@ class Core:
             return self._beaten_at + memory.lease if memory.readable else NEVER
         return memory.right_until
 
+    @property
+    def addresses_until(self) -> Instant:
+        """Until when this host may have the group's addresses: as long as its gate is open, and for a primary's clients."""
+        return NEVER if self.memory.hold is Hold.NONE else self.gate_until
+
     def sent_at(self, number: int) -> Instant | None:
         """When the own beat of this number was sent, if it asked for a promise and is not long ago."""
         return self._sent.get(number)

@@ -11,10 +11,10 @@ from orchestrator.domain import commands
 from orchestrator.domain.observations import Hold
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.keeper import core, memory
+from orchestrator.keeper.addresshand import AddressHand
 from orchestrator.keeper.core import Core
 from orchestrator.keeper.gate import Gate, table_name
 from orchestrator.keeper.gatehand import GateHand, State
-from orchestrator.keeper.netlink import drop_address
 from orchestrator.keeper.page import Page
 from orchestrator.keeper.setup import GroupSetup, KeeperSetup
 from orchestrator.keeper.tree import NotAllowed, Tree
@@ -64,7 +64,7 @@ class GroupKeeper:
         say: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
-        """`wake` makes the loop call `hear_gate` soon; it may be called from another thread."""
+        """`wake` makes the loop call `hear_hands` soon; it may be called from another thread."""
         self.setup = setup
         self.group = group
         self._send = send
@@ -84,6 +84,7 @@ class GroupKeeper:
         )
         self.page.write(self.core.memory)
         self.gate: GateHand | None = None
+        self.addresses: AddressHand | None = None
         self._pidfd = -1
         self.watch_number = 0
         """Grows with every process that is watched: a descriptor's number alone may come again for another one."""
@@ -110,6 +111,13 @@ class GroupKeeper:
             os.close(descriptor)
         self._say(f"{self.group.name}: no memory of this boot was found: life {life} begins, as one that has just promised")
         return memory.begin_life(life, now(), self.group.lease, 0)
+
+    def use(self, group: GroupSetup) -> None:
+        """A new configuration."""
+        self.group = group
+        self.core.beat_every = group.beat_every
+        if self.addresses is not None:
+            self.addresses.change(group.addresses)
 
     # --- the loop's questions ----------------------------------------------------------------------------------------
 
@@ -150,6 +158,7 @@ class GroupKeeper:
             self._do(self.core.main_exited(now()))
         if guarded_mark(self.setup, self.group.name).exists():
             self._begin_gate()
+            self._begin_addresses()
         self._do(self.core.start(now()))
 
     def tick(self) -> None:
@@ -195,6 +204,7 @@ class GroupKeeper:
         while True:
             self._record()
             self._sync_gate()
+            self._sync_addresses()
             if not waiting:
                 return
             act, waiting = waiting[0], waiting[1:]
@@ -220,7 +230,6 @@ class GroupKeeper:
     def _freeze(self) -> list[core.Act]:
         tree = self._tree
         began = now()
-        self._drop_addresses()
         if tree is None:
             return self.core.frozen(now())
         try:
@@ -259,7 +268,6 @@ class GroupKeeper:
 
     def _kill(self) -> list[core.Act]:
         """Rule 22: stopped first, killed while stopped, never let go on in between."""
-        self._drop_addresses()
         self._freezing = False
         tree = self._tree
         if tree is None or tree.is_empty():
@@ -326,14 +334,15 @@ class GroupKeeper:
 
     # --- the kernel --------------------------------------------------------------------------------------------------
 
-    def hear_gate(self) -> None:
-        """The gate's thread has learnt something."""
-        gate = self.gate
-        if gate is None:
-            return
-        while gate.news:
-            self._say(f"{self.group.name}: {gate.news.popleft()}")
-        self.core.changed = True
+    def hear_hands(self) -> None:
+        """The gate's thread, or the addresses', has learnt something."""
+        gate, addresses = self.gate, self.addresses
+        if gate is not None:
+            while gate.news:
+                self._say(f"{self.group.name}: {gate.news.popleft()}")
+            self.core.changed = True
+        while addresses is not None and addresses.news:
+            self._say(f"{self.group.name}: {addresses.news.popleft()}")
 
     def _sync_gate(self) -> None:
         """The gate is laid when the group is known to be Tanist's (a record was seen), and follows the right."""
@@ -351,13 +360,19 @@ class GroupKeeper:
         self.gate = GateHand(gate, guarded_mark(self.setup, group.name), now, self._wake)
         self.gate.start(self.core.gate_until)
 
-    def _drop_addresses(self) -> None:
-        for each in self.group.addresses:
-            try:
-                if drop_address(each.address, each.prefix, each.interface):
-                    self._say(f"{self.group.name}: address {each.address} dropped from {each.interface}")
-            except OSError as error:
-                self._say(f"{self.group.name}: CANNOT DROP address {each.address}: {error}")
+    def _sync_addresses(self) -> None:
+        """Like the gate: nobody's addresses are touched before the group is known to be Tanist's."""
+        if self.addresses is not None:
+            self.addresses.hold_until(self.core.addresses_until)
+        elif self.core.memory.seen_version >= 0:
+            self._begin_addresses()
+
+    def _begin_addresses(self) -> None:
+        group = self.group
+        if group.addresses:
+            self.addresses = AddressHand(group.addresses, group.lease, now, self._wake, group.name)
+            self.addresses.hold_until(self.core.addresses_until)
+            self.addresses.start()
 
     def _make_sure(self) -> None:
         """Once a second: whatever somebody else did to gate or processes is noticed."""
@@ -366,6 +381,8 @@ class GroupKeeper:
             self._tree.notice()
         if self.gate is not None:
             self.gate.make_sure()
+        if self.addresses is not None:
+            self.addresses.make_sure()
 
     # --- the budget --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Netlink, as far as the keeper needs it: elements of an nftables set, and removing an address. Standard library only.
+"""Netlink, as far as Tanist needs it: elements of an nftables set, and addresses of interfaces. Standard library only.
 
 Message layouts: Linux `uapi/linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `rtnetlink.h`, `if_addr.h`.
 """
@@ -19,12 +19,17 @@ NFT_NEWSETELEM, NFT_DELSETELEM = 12, 14
 NFT_GETRULE: Final = 7
 NFPROTO_INET: Final = 1
 NLA_F_NESTED: Final = 0x8000
-RTM_DELADDR: Final = 21
-IFA_LOCAL, IFA_ADDRESS = 2, 1
+NLM_F_REPLACE: Final = 0x100
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO = 1, 2, 6
+IFA_F_NODAD: Final = 0x02
+WITHOUT_END: Final = 0xFFFFFFFF
 
 _HEADER = struct.Struct("=IHHII")
 _GENMSG = struct.Struct("!BBH")
 _ERROR = struct.Struct("=i")
+_IFADDRMSG = struct.Struct("=BBBBi")
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:
@@ -87,6 +92,22 @@ class Netlink:
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     return found
                 found += 1
+
+    def dump(self, request: bytes) -> Iterator[bytes]:
+        """The body of each thing that a dump shows. Raises OSError with the kernel's reason."""
+        self._socket.send(request)
+        while True:
+            answer, at = self._socket.recv(65536), 0
+            while at < len(answer):
+                size, kind, _, _, _ = _HEADER.unpack_from(answer, at)
+                if kind == NLMSG_DONE:
+                    return
+                body = answer[at + _HEADER.size : at + size]
+                if kind == NLMSG_ERROR:
+                    code = _ERROR.unpack_from(body)[0]
+                    raise OSError(-code, os.strerror(-code))
+                yield body
+                at += (size + 3) & ~3
 
 
 def count_rules(table: str) -> int:
@@ -151,20 +172,69 @@ class TimedElement:
         netlink.ask(request, first, sequence)
 
 
-def drop_address(address: str, prefix: int, interface: str) -> bool:
-    """Remove an address from an interface; False when it was not there. Raises OSError otherwise."""
+def _address_body(address: str, prefix: int, interface: str, flags: int = 0) -> bytes:
+    """Raises OSError when there is no such interface."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
-    body = struct.pack("=BBBBi", family, prefix, 0, 0, socket.if_nametoindex(interface))
-    body += _attribute(IFA_LOCAL, packed) + _attribute(IFA_ADDRESS, packed)
+    body = _IFADDRMSG.pack(family, prefix, flags, 0, socket.if_nametoindex(interface))
+    return body + _attribute(IFA_LOCAL, packed) + _attribute(IFA_ADDRESS, packed)
+
+
+def _change_address(kind: int, flags: int, body: bytes) -> None:
     netlink = Netlink(NETLINK_ROUTE)
     try:
         sequence = netlink.next_sequence()
-        netlink.ask(_message(RTM_DELADDR, NLM_F_ACK, sequence, body), sequence, sequence)
+        netlink.ask(_message(kind, flags | NLM_F_ACK, sequence, body), sequence, sequence)
+    finally:
+        netlink.close()
+
+
+def take_address(address: str, prefix: int, interface: str, lasts: int | None) -> None:
+    """Add an address, or set its time anew: the kernel takes it away after `lasts` seconds; None: never. Raises OSError.
+
+    IPv6: the kernel does not look for another holder, which takes a second, during which the address could not be used; and it
+    never chooses the address as the source of a connection from here, which would break when it moves.
+    """
+    valid = WITHOUT_END if lasts is None else lasts
+    preferred, flags = (0, IFA_F_NODAD) if ":" in address else (valid, 0)
+    body = _address_body(address, prefix, interface, flags) + _attribute(
+        IFA_CACHEINFO, struct.pack("=4I", preferred, valid, 0, 0)
+    )
+    _change_address(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+def drop_address(address: str, prefix: int, interface: str) -> bool:
+    """Remove an address from an interface; False when it was not there. Raises OSError otherwise."""
+    try:
+        _change_address(RTM_DELADDR, 0, _address_body(address, prefix, interface))
     except OSError as error:
         if error.errno in (99, 19):  # EADDRNOTAVAIL, ENODEV: not there, which is what was wanted
             return False
         raise
+    return True
+
+
+def prefixes(address: str, interface: str) -> set[int]:
+    """With which prefixes an interface has an address; empty: it has not. Raises OSError, also when there is no such interface.
+
+    A host may have hundreds of addresses, and this is asked often: others are passed over without being taken apart.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    packed, index = socket.inet_pton(family, address), socket.if_nametoindex(interface)
+    netlink = Netlink(NETLINK_ROUTE)
+    try:
+        request = _message(RTM_GETADDR, NLM_F_DUMP, netlink.next_sequence(), _IFADDRMSG.pack(family, 0, 0, 0, 0))
+        bodies = [body for body in netlink.dump(request) if packed in body]
     finally:
         netlink.close()
-    return True
+    return {body[1] for body in bodies if _IFADDRMSG.unpack_from(body)[4] == index and _own_address(body) == packed}
+
+
+def _own_address(body: bytes) -> bytes:
+    """On a point-to-point link IFA_ADDRESS is the other end's."""
+    found, at = {}, _IFADDRMSG.size
+    while at + 4 <= len(body):
+        size, kind = struct.unpack_from("=HH", body, at)
+        found[kind] = body[at + 4 : at + size]
+        at += max(4, (size + 3) & ~3)
+    return found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))

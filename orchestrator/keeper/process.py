@@ -153,7 +153,7 @@ class KeeperProcess:
         if descriptor == self._woken:
             os.eventfd_read(self._woken)
             for keeper in self.groups.values():
-                keeper.hear_gate()
+                keeper.hear_hands()
         elif descriptor == self._listener.fileno():
             self._accept()
         elif self._daemon is not None and descriptor == self._daemon.fileno():
@@ -272,8 +272,7 @@ class KeeperProcess:
             if keeper is None:
                 self._take_up(group)
             else:
-                keeper.group = group
-                keeper.core.beat_every = group.beat_every
+                keeper.use(group)
 
     def _tell(self, message: FromKeeper) -> bool:
         """False when the daemon does not read, and so has not heard it."""

@@ -40,10 +40,14 @@ class Server:
     def end(self) -> str:
         return f"{self.address}:{CLIENT_PORT}"
 
+    @property
+    def command(self) -> list[str]:
+        return ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", str(JAR), MAIN, str(self.directory / "zoo.cfg")]
+
     def start(self) -> None:
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
-                ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", str(JAR), MAIN, str(self.directory / "zoo.cfg")],
+                self.command,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -7,8 +7,9 @@ import pytest
 from orchestrator.config import build
 from orchestrator.config.load import load
 from orchestrator.config.models import ClusterConfig, json_schema
+from orchestrator.daemon.assemble import with_addresses_of
 from orchestrator.domain.policy import Automation, Replication
-from orchestrator.keeper.setup import Endpoint, LineSetup
+from orchestrator.keeper.setup import AddressSetup, Endpoint, LineSetup
 
 MINIMAL = """\
 cluster: shop
@@ -307,3 +308,37 @@ def test_the_reference_names_every_key_of_the_file():
     for section in schema["$defs"].values():
         keys |= set(section.get("properties", {}))
     assert not sorted(key for key in keys if key not in text)
+
+
+def test_addresses_that_move_are_told_to_the_keeper_of_every_member_and_to_no_witness(tmp_path: Path):
+    clients = """\
+    clients:
+      - vip: {address: 10.0.0.100/24, interface: eth0}
+      - vip: {address: fd00:0::100/64, interface: bond0.12}
+"""
+    text = MINIMAL.replace("groups:", "  app1: {address: 10.0.0.21, witness: true}\ngroups:") + clients
+    config = read(tmp_path, text)
+    wanted = (
+        AddressSetup(address="10.0.0.100", prefix=24, interface="eth0"),
+        AddressSetup(address="fd00::100", prefix=64, interface="bond0.12"),
+    )
+    for name, held in (("db1", wanted), ("db2", wanted), ("app1", ())):
+        (group,) = build.keeper_setup(config, name).groups
+        assert group.addresses == held
+        assert group.gate_addresses == (), "the gate guards every address of the host"
+
+
+def test_a_gate_on_loopback_guards_the_addresses_that_move_too(tmp_path: Path):
+    text = MINIMAL.replace("10.0.0.1}", "127.0.0.1}").replace("10.0.0.2}", "127.0.0.2}")
+    text += "    clients: [{vip: {address: 10.0.0.100/24, interface: eth0}}]\n"
+    (group,) = build.keeper_setup(read(tmp_path, text), "db1").groups
+    assert group.gate_addresses == ("127.0.0.1", "10.0.0.100")
+
+
+def test_addresses_change_only_with_the_daemon_that_takes_them(tmp_path: Path):
+    vip = "    clients: [{vip: {address: 10.0.0.100/24, interface: eth0}}]\n"
+    before = build.keeper_setup(read(tmp_path, MINIMAL + vip), "db1")
+    wanted = build.keeper_setup(read(tmp_path, MINIMAL + "    policy: {lease: 3s}\n"), "db1")
+    after = with_addresses_of(before, wanted)
+    assert after.groups[0].addresses == before.groups[0].addresses != wanted.groups[0].addresses
+    assert after.groups[0].lease == 3.0

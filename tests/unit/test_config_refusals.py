@@ -41,6 +41,7 @@ HERE = "# <-"
 
 DURATION = "expected a duration with its unit, such as 300ms"
 SIZE = "expected a size with its unit, such as 512kB"
+ADDRESS = "expected an IP address and its prefix, such as 10.0.0.100/24 or fd00::100/64"
 NAME = "lower-case letters"
 MEDIATOR = "expected zookeeper://"
 END = "10.0.0.1:7400"
@@ -123,6 +124,11 @@ def file(name: str, line: str, place: str, *words: str) -> Wrong:
     return wrong(name, "          template: /etc/tanist/haproxy.cfg.j2\n", written, place, *words)
 
 
+def vip(name: str, line: str, place: str, *words: str) -> Wrong:
+    place = f"groups.orders.clients.0.vip{place}"
+    return wrong(name, "      - file:\n", f"      - vip: {line} {HERE}\n      - file:\n", place, *words)
+
+
 WRONG = (
     # keys that nobody knows, at every level
     at_top("unknown key at the top", "clutser: x", "clutser", "unknown key", "cluster"),
@@ -144,9 +150,51 @@ WRONG = (
     wrong(
         "unknown kind of client",
         "      - file:\n",
-        f"      - vip: {{address: 10.0.0.100/24}} {HERE}\n      - file:\n",
-        "groups.orders.clients.0.vip",
-        "unknown key",
+        f"      - vpi: {{address: 10.0.0.100/24, interface: eth0}} {HERE}\n      - file:\n",
+        "groups.orders.clients.0.vpi",
+        "unknown key; did you mean 'vip'?",
+    ),
+    wrong(
+        "client that is nothing",
+        "      - file:\n",
+        f"      - {{}} {HERE}\n      - file:\n",
+        "groups.orders.clients.0",
+        "read an empty section, expected either file or vip",
+    ),
+    # addresses that move
+    vip("unknown key of a vip", "{address: 10.0.0.100/24, interfaec: eth0}", ".interfaec", "unknown key", "'interface'"),
+    vip("vip without an interface", "{address: 10.0.0.100/24}", ".interface", "interface is missing"),
+    vip("vip without an address", "{interface: eth0}", ".address", "address is missing"),
+    vip("vip that is no address", "{address: shop/24, interface: eth0}", ".address", "read 'shop/24'", ADDRESS),
+    vip("vip that is a number", "{address: 10, interface: eth0}", ".address", "read 10", "expected a valid string"),
+    vip("vip without a prefix", "{address: 10.0.0.100, interface: eth0}", ".address", "read '10.0.0.100'", ADDRESS),
+    vip("vip with a net mask", "{address: 10.0.0.100/255.255.255.0, interface: eth0}", ".address", ADDRESS),
+    vip("vip with too long a prefix", "{address: 10.0.0.100/33, interface: eth0}", ".address", ADDRESS),
+    vip("vip with a scope", '{address: "fe80::1%eth0/64", interface: eth0}', ".address", ADDRESS),
+    vip("vip that is a network", "{address: 10.0.0.0/24, interface: eth0}", ".address", "such as 10.0.0.1/24", "all of"),
+    vip("vip that is a broadcast", "{address: 10.0.0.255/24, interface: eth0}", ".address", "stands for all of 10.0.0.0/24"),
+    vip("vip that is an IPv6 network", '{address: "fd00::/64", interface: eth0}', ".address", "such as fd00::1/64"),
+    vip("vip of many", "{address: 224.0.0.5/24, interface: eth0}", ".address", "the address of one host"),
+    vip("vip on loopback", "{address: 127.0.0.5/8, interface: lo}", ".address", "the address of one host"),
+    vip("vip on no interface", "{address: 10.0.0.100/24, interface: eth 0}", ".interface", "read 'eth 0'", "such as eth0"),
+    vip("interface of 16 letters", "{address: 10.0.0.100/24, interface: abcdefghijklmnop}", ".interface", "1 to 15"),
+    vip("vip of a node", "{address: 10.0.0.1/24, interface: eth0}", ".address", "read 10.0.0.1/24", "nodes.db1.address already"),
+    wrong(
+        "vip of a member's service",
+        "      db2: {}\n",
+        f"      db2: {{address: 10.9.0.2}}\n    clients: [{{vip: {{address: 10.9.0.2/24, interface: eth0}}}}] {HERE}\n"
+        "  other:\n    service: redis\n    members: {db1: {redis: {port: 7000}}, db2: {redis: {port: 7000}}}\n",
+        "groups.orders.clients.0.vip.address",
+        "groups.orders.members.db2.address already",
+    ),
+    wrong(
+        "vip that stands twice",
+        "      - file:\n",
+        "      - vip: {address: fd00::0100/64, interface: eth0}\n"
+        f"      - vip: {{address: fd00::100/48, interface: eth1}} {HERE}\n      - file:\n",
+        "groups.orders.clients.1.vip.address",
+        "read fd00::100/48",
+        "groups.orders.clients.0.vip.address already",
     ),
     # bare numbers, wrong units
     lease("bare number as a duration", "1", "read 1,", DURATION),

@@ -780,6 +780,23 @@ def test_a_standbys_gate_is_open_only_while_it_was_found_readable_and_beats_go_o
     assert fresh.core.gate_until == NEVER
 
 
+def test_addresses_go_with_a_primarys_open_gate_and_never_with_a_standbys(fresh: Keeper, primary: Keeper):
+    fresh.runs(readable=True)
+    fresh.at(2.5).beat()
+    assert fresh.core.gate_until > 2.5
+    assert fresh.core.addresses_until == NEVER
+    assert primary.core.addresses_until == primary.core.gate_until == pytest.approx(2.99)
+    primary.at(2.89).tick()
+    assert primary.of(Freeze)
+    assert primary.core.addresses_until == NEVER
+    primary.core.frozen(2.9)
+    primary.obey(commands.Wrote(record(version=6), 2.9))
+    primary.core.thawed(2.95)
+    assert primary.core.addresses_until == pytest.approx(2.9 + 0.99)
+    primary.obey(commands.KillService())
+    assert primary.core.addresses_until == NEVER
+
+
 def test_a_standby_whose_process_ended_cannot_be_read_from(fresh: Keeper):
     fresh.runs(readable=True)
     fresh.core.main_exited(2.1)
