@@ -24,7 +24,7 @@ def claiming(turn: Turn) -> None:
     if record is None or keeper is None:
         return
     if record.primary == Pair(state.me, keeper.life):
-        turn.change(asking=None)
+        turn.change(asking=None, promotable=electing.process(state))
         if _was_replaced(state, record):
             turn.enter(Phase.JOINING, "the service here was restarted while it was claimed for: its data is compared first")
             return
@@ -100,6 +100,9 @@ def promoting(turn: Turn) -> None:
     turn.wake(state.phase_since + PROMOTE_WITHIN)
     if state.local.gone_since is not None and keeper.hold is Hold.NONE:
         turn.enter(Phase.LETTING_GO, "the service ended while it was being made primary")
+        return
+    if keeper.hold is Hold.NONE and state.promotable not in (None, electing.process(state)) and state.local.view is not None:
+        turn.enter(Phase.STARTING, "the service was restarted before it was made primary: its data is compared first")
         return
     _keep_right(turn)
     if keeper.right_epoch != record.epoch:

@@ -86,6 +86,12 @@ def present_run(state: State) -> Run | None:
     return Run(keeper.life, view.pid, view.process_started, state.boot)
 
 
+def process(state: State) -> tuple[int, int] | None:
+    """The local service's main process, as it was last seen: its id and start."""
+    view = state.local.view
+    return (view.pid, view.process_started) if view is not None else None
+
+
 def why_not_whole(state: State, record: Record) -> str:
     """Why the data here may be far older than what it once was; empty when that is known not to be so.
 

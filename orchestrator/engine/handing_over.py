@@ -205,7 +205,7 @@ def _roll_back(turn: Turn, record: Record, handover: Handover) -> None:
         _back(turn, Phase.SERVING, handover)
         return
     if keeper.release is None and keeper.right_until > turn.now and keeper.right_epoch == record.epoch:
-        _back(turn, Phase.PROMOTING, handover)
+        _back(turn, Phase.STARTING, handover)  # whatever answers now is compared with the others before it serves
         return
     due = state.last_write_at + record.lease / 3
     turn.wake(due)

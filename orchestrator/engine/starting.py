@@ -7,7 +7,7 @@ from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import Span
 from orchestrator.domain.topology import Pair
-from orchestrator.engine import writes
+from orchestrator.engine import electing, writes
 from orchestrator.engine.state import Mediation, Phase, State
 from orchestrator.engine.turn import Turn
 from strategies.candidate import Contender, choose
@@ -83,6 +83,7 @@ def _regain(turn: Turn, keeper: KeeperView, record: Record) -> None:
     turn.allow("serve")
     if _right_is_back(turn, keeper, record):
         phase = Phase.SERVING if keeper.hold is Hold.SERVING else Phase.PROMOTING
+        turn.change(promotable=electing.process(state))
         turn.enter(phase, f"{state.me} has its right of epoch {record.epoch} again")
         return
     _write_to_regain(turn, keeper, record)

@@ -194,6 +194,8 @@ class State:
     failures: Mapping[Effect, str] = field(default_factory=frozen_mapping)
     covered: Covered | None = None
     handover: Handover | None = None
+    promotable: tuple[int, int] | None = None
+    """The process (id, start) whose data was compared with the others' before it is made primary."""
     heard_request: str = ""
     """The request that was acted upon or refused last: a word counts once."""
     answer: str = ""

@@ -48,8 +48,7 @@ class Keeper:
         )
 
     def start(self) -> None:
-        instance = self.host.instance
-        if self.core.memory.pid and (instance is None or not instance.running or instance.pid != self.core.memory.pid):
+        if self.core.memory.pid and not self._runs(self.core.memory.pid):
             self._act(self.core.main_exited(self.host.now()))
         self._act(self.core.start(self.host.now()))
 
@@ -77,9 +76,15 @@ class Keeper:
         self._read(lambda: self._act(self.core.heard(self.host.now(), sender, section)))
 
     def obey(self, command: commands.Command) -> core.Answer:
+        if isinstance(command, commands.Found) and not self._runs(command.pid):
+            return core.Declined("found", f"process {command.pid} has ended already, or is another one by now")
         answer, acts = self.core.obey(self.host.now(), command)
         self._act(acts)
         return answer
+
+    def _runs(self, pid: int) -> bool:
+        instance = self.host.instance
+        return instance is not None and instance.running and instance.pid == pid
 
     def service_exited(self) -> None:
         self.receive(lambda: self._act(self.core.main_exited(self.host.now())))

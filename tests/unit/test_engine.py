@@ -132,6 +132,18 @@ def test_a_service_that_was_replaced_during_the_claim_is_compared_before_it_is_p
     assert engine.state.phase is Phase.STARTING
 
 
+@pytest.mark.parametrize("role", list(Role))
+def test_a_service_that_is_replaced_before_it_is_promoted_is_compared_first(role: Role):
+    """The claim rested on the data of the process before; nothing is armed for this one."""
+    engine = claiming()
+    applied(engine)
+    engine.keeper_seen(replace(with_right(), pid=0, process_started=0), after=0.01)
+    found = engine.looked(Answered(service(role, 0, pid=4712, empty=True), 0.001), after=0.01)
+    found += engine.keeper_seen(replace(with_right(), pid=4712), after=0.01)
+    assert engine.state.phase is Phase.STARTING
+    assert not told(found, commands.Arm)
+
+
 def test_a_standby_looks_for_its_last_position_when_the_primary_can_write_no_more():
     """A primary that is not heard any more writes on until its right has ended."""
     promising = keeper("db2", peers_of("db2", db1=silent()), promised_to="db1", promised_until=NOW + 0.5)
@@ -1009,6 +1021,22 @@ def test_after_a_release_a_rollback_is_a_write_and_only_then_a_promotion():
     found = engine.tick(2.5) + engine.tick(0.01)
     assert [each.record.primary for each in of(found, WriteRecord)] == [Pair("db1", 11)]
     assert not of(found, EnsureService)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_after_a_rollback_only_what_was_compared_with_the_others_is_promoted(role: Role):
+    """Somebody may have restarted the service while the right was away (schedule 2773)."""
+    engine = Engine(serving())
+    handed_over(engine)
+    released = replace(engine.state.keeper, release=Release(epoch=3, version=5, target="db2"), right_until=NEVER)
+    engine.keeper_seen(released)
+    engine.looked(Answered(service(role, 0, pid=4712, empty=True, link_up=False), 0.001), after=0.01)
+    write = of(engine.tick(2.5) + engine.tick(0.01), WriteRecord)[0]
+    found = engine.written(write, WriteOutcome.APPLIED, after=0.01)
+    back = replace(released, pid=4712, release=None, version=6, seen_version=6, right_epoch=3, right_until=engine.now + 0.9)
+    found += engine.keeper_seen(back, after=0.01)
+    assert engine.state.phase is Phase.STARTING
+    assert not told(found, commands.Arm)
 
 
 @pytest.mark.parametrize("stage", ["drain", "release"])
