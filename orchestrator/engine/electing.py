@@ -1,7 +1,7 @@
 """Who could take over, and who should: the members' own words put before the strategy."""
 
 from orchestrator.domain.effects import Run
-from orchestrator.domain.observations import Role, Statement
+from orchestrator.domain.observations import Role, ServiceView, Statement
 from orchestrator.domain.positions import Position, bytes_behind
 from orchestrator.domain.record import Record
 from orchestrator.domain.spans import FOREVER, Instant
@@ -90,6 +90,12 @@ def process(state: State) -> tuple[int, int] | None:
     """The local service's main process, as it was last seen: its id and start."""
     view = state.local.view
     return (view.pid, view.process_started) if view is not None else None
+
+
+def is_another_run(state: State, view: ServiceView) -> bool:
+    """Than the one that was seen with its data; a keeper that has lost its memory cannot tell."""
+    run = state.history.whole
+    return run is not None and (run.pid, run.process_started, run.boot) != (view.pid, view.process_started, state.boot)
 
 
 def why_not_whole(state: State, record: Record) -> str:

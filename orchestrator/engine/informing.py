@@ -83,14 +83,8 @@ def _writable_epoch(state: State, view: ServiceView, keeper: KeeperView) -> int:
     15). A process that replaced another one is not guarded but killed, or compared, by its phase.
     """
     guarded = state.phase in (Phase.STARTING, Phase.SERVING, Phase.JOINING, Phase.STANDBY)
-    stranger = keeper.stranger or keeper.main_exited or keeper.pid not in (0, view.pid) or _is_another_run(state, view)
+    stranger = keeper.stranger or keeper.main_exited or keeper.pid not in (0, view.pid) or electing.is_another_run(state, view)
     return state.history.served_epoch if guarded and view.role is Role.PRIMARY and not stranger else 0
-
-
-def _is_another_run(state: State, view: ServiceView) -> bool:
-    """Than the one that was seen with its data; a keeper that has lost its memory cannot tell."""
-    run = state.history.whole
-    return run is not None and (run.pid, run.process_started, run.boot) != (view.pid, view.process_started, state.boot)
 
 
 def _tell_words(turn: Turn) -> None:

@@ -49,7 +49,8 @@ def _replaced_behind_our_back(turn: Turn) -> bool:
     assert keeper is not None
     if keeper.hold is not Hold.NONE or view is None:
         return False
-    if not keeper.main_exited and not keeper.stranger and view.role is Role.PRIMARY:
+    replaced = keeper.main_exited or keeper.stranger or electing.is_another_run(state, view)
+    if not replaced and view.role is Role.PRIMARY:
         return False  # a new keeper, about to be told of the service
     turn.enter(Phase.STARTING, "the service was restarted or demoted behind our back: comparing its data first")
     return True

@@ -79,6 +79,18 @@ def test_a_keeper_that_begins_again_knows_the_stranger_from_its_page(watched: Ke
     assert isinstance(heir.obey(writable(NEW)), Declined)
 
 
+def test_a_primary_that_was_replaced_while_its_keeper_lost_its_memory_is_compared_before_it_serves():
+    """Neither the new life, which has watched nothing yet, nor a look while nothing is held takes it for the one before."""
+    engine = Engine(serving(history=History(record=record(), served_epoch=3, whole=Run(11, OLD, BEGAN, ""))))
+    another_life = replace(engine.state.keeper, life=12, hold=Hold.NONE, right_until=NOW - 1.0, pid=0, process_started=0)
+    engine.keeper_seen(another_life, after=0.01)
+    found = engine.looked(Answered(service(Role.PRIMARY, 0, pid=NEW, empty=True), 0.001), after=0.01)
+    found += engine.keeper_seen(replace(another_life, pid=NEW, process_started=BEGAN), after=0.01)
+    found += engine.looked(Answered(service(Role.PRIMARY, 0, pid=NEW, empty=True), 0.001), after=0.06)
+    assert engine.state.phase is Phase.STARTING
+    assert not [each for each in told(found, commands.Found) if each.writable_epoch]
+
+
 def test_a_primary_that_was_replaced_unseen_is_compared_before_it_serves():
     """Its keeper stood still meanwhile, and knows the new process only as a stranger."""
     engine = Engine(serving())
