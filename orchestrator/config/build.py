@@ -8,13 +8,14 @@ from pathlib import Path
 from orchestrator.actuators.client_config import ClientFile
 from orchestrator.config.models import (
     ClusterConfig,
+    FailbackSection,
     GroupSection,
     PostgresqlSection,
     RedisSection,
     RuleSection,
     service_end,
 )
-from orchestrator.domain.policy import Automation, Policy, Replication, Timing, TimingRule
+from orchestrator.domain.policy import Automation, Failback, Policy, Replication, Timing, TimingRule
 from orchestrator.domain.topology import Group, GroupName, Member, NodeName
 from orchestrator.keeper.setup import AddressSetup, Endpoint, GroupSetup, KeeperSetup, LineSetup, PathSetup
 from orchestrator.services.postgresql.settings import ControlKind, PostgresqlSettings
@@ -72,6 +73,7 @@ def domain_policy(section: GroupSection) -> Policy:
         ),
         automation=Automation(policy.automation),
         cooldown=policy.cooldown,
+        failback=_failback(policy.failback),
         proposal_expires=policy.proposal_expires,
         max_lag_bytes=timing.lag.over,
         lag_after=timing.lag.after,
@@ -81,6 +83,10 @@ def domain_policy(section: GroupSection) -> Policy:
         fetch_within=policy.fetch_within,
         revision=hashlib.sha256(section.policy.model_dump_json().encode()).hexdigest()[:12],
     )
+
+
+def _failback(section: FailbackSection) -> Failback | None:
+    return None if section.mode == "never" else Failback(after=section.for_, window=section.window)
 
 
 def _rule(section: RuleSection, default: float) -> TimingRule:

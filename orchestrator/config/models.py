@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from orchestrator.config.units import Size, Span, parse_span
+from orchestrator.config.units import Size, Span, TimeWindow, parse_span
 from orchestrator.domain.policy import BEATS
 from probes.interconnected import serial
 
@@ -317,7 +317,19 @@ class TimingSection(Section):
 
 
 class FailbackSection(Section):
-    mode: Literal["never"] = "never"
+    mode: Literal["never", "when_healthy", "window"] = "never"
+    for_: Annotated[Span, _at_least("1s")] = Field(default=600.0, alias="for")
+    """How long the preferred member must have been fit to take over, without a break."""
+    window: TimeWindow | None = None
+
+    @model_validator(mode="after")
+    def _only_what_the_mode_uses(self) -> Self:
+        if self.mode == "never" and self.model_fields_set - {"mode"}:
+            given = "window" if self.window is not None else "for"
+            raise ValueError(f"{given}: says nothing with mode: never; expected mode: when_healthy or mode: window")
+        if (self.mode == "window") is (self.window is None):
+            raise ValueError('mode: window and window: "Sun 03:00-04:00 UTC" belong together')
+        return self
 
 
 class PolicySection(Section):
@@ -403,6 +415,8 @@ class GroupSection(Section):
             raise ValueError(f"members: {names} are all preferred; expected at most one")
         if all(section.never_primary for section in sections.values()):
             raise ValueError("members: every one is never_primary, so nobody could ever serve")
+        if self.policy.failback.mode != "never" and not any(section.preferred for section in sections.values()):
+            raise ValueError("policy.failback: nobody is preferred; write `preferred: true` at the member it shall go back to")
         both = [name for name, section in sections.items() if section.preferred and section.never_primary]
         if both:
             raise ValueError(f"members: {both[0]} is preferred and never_primary at once")

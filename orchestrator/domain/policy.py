@@ -44,6 +44,28 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A time of some days of the week, UTC."""
+
+    days: tuple[int, ...]
+    """Monday is 0."""
+    begins: int
+    """Minutes after midnight."""
+    ends: int
+    """Minutes after midnight; of the next day when that is not later than the beginning."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failback:
+    """The role goes back to the preferred member by a switchover."""
+
+    after: Span
+    """How long it must have been fit to take over, without a break."""
+    window: Window | None = None
+    """Only then; None: at any time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """One group's policy."""
 
@@ -52,6 +74,8 @@ class Policy:
     automation: Automation = Automation.AUTOMATIC
     cooldown: Span = 0.0
     """After a failover no other starts by itself for this long; it becomes a proposal."""
+    failback: Failback | None = None
+    """None: whoever is primary stays it."""
     proposal_expires: Span = 600.0
     max_lag_bytes: int = 16 * 1024 * 1024
     """A standby further behind than this does not come into the succession, and leaves it once that has lasted `lag_after`."""

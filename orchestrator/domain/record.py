@@ -6,6 +6,7 @@ a request. A claim checks both in one transaction, so a pause that was set in ti
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from orchestrator.domain.spans import Span, WallTime
 from orchestrator.domain.topology import GroupName, Life, NodeName, Pair
@@ -72,6 +73,10 @@ class Answer:
     text: str
     by: NodeName
     at_wall: WallTime
+
+
+FAILBACK: Final = "failback"
+"""What stands in the place of a diagnosis when nobody has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,10 @@ class Group:
         """Everybody that `me` exchanges beats with about this group."""
         return tuple(name for name in (*self.member_names, *self.witnesses) if name != me)
 
+    @property
+    def preferred(self) -> NodeName | None:
+        return next((member.name for member in self.members if member.preferred), None)
+
     def preference(self, name: NodeName) -> int:
         """0 for the member that should be primary when all else is equal; larger is less wanted."""
         ordered = sorted(self.members, key=lambda member: not member.preferred)

@@ -118,7 +118,7 @@ def _be_ready(turn: Turn, record: Record) -> None:
     verdict = turn.state.verdict
     if verdict is None or not verdict.is_failure:
         turn.allow("takeover")
-        people.withdraw(turn, record)
+        people.withdraw(turn)
         return
     if red:
         name, closed = red[0]

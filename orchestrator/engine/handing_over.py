@@ -56,20 +56,25 @@ def _target(state: State, record: Record, request: Request) -> tuple[NodeName | 
     if request.target is None:
         choice = electing.candidate(state, record)
         return choice.name, "; ".join(choice.passed_over) or "the succession is empty"
-    name = request.target
+    reason = why_not_target(state, record, request.target, request.kind)
+    return (None if reason else request.target), reason
+
+
+def why_not_target(state: State, record: Record, name: NodeName, kind: RequestKind = RequestKind.SWITCHOVER) -> str:
+    """Why the role cannot be handed over to this member now; empty when it can."""
     if name == state.me:
-        return None, f"{name} is the primary already"
+        return f"{name} is the primary already"
     life = record.life_in_succession(name)
     if life is None:
-        return None, f"{name} is not in the succession of epoch {record.epoch}"
+        return f"{name} is not in the succession of epoch {record.epoch}"
     peer = state.heard(name)
     if peer is None or peer.life != life or peer.statement is None:
-        return None, f"{name} is not heard"
+        return f"{name} is not heard"
     if not peer.statement.electable:
-        return None, f"{name} cannot be primary: {peer.statement.why_not}"
-    if request.kind is RequestKind.SWITCHOVER and peer.statement.following != state.me:
-        return None, f"{name} does not follow {state.me} at the moment"
-    return name, ""
+        return f"{name} cannot be primary: {peer.statement.why_not}"
+    if kind is RequestKind.SWITCHOVER and peer.statement.following != state.me:
+        return f"{name} does not follow {state.me} at the moment"
+    return ""
 
 
 def handing_over(turn: Turn) -> None:

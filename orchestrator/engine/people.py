@@ -24,21 +24,24 @@ def consider_proposal(turn: Turn, record: Record, red: list[tuple[str, gates.Red
     if state.control.proposal is not None and _same_situation(turn, state.control.proposal, record):
         turn.wake(_instant(turn, state.control.proposal.expires_wall))
         return
-    if state.control.paused is not None or _was_rejected(turn, record) or _is_being_asked(turn, record):
+    if (
+        state.control.paused is not None
+        or _was_rejected(turn, record)
+        or is_being_written(turn, gates.situation_id(state, record, state.me))
+    ):
         return
-    _write(turn, replace(state.control, proposal=_compose(turn, record)))
+    write(turn, replace(state.control, proposal=_compose(turn, record)))
 
 
-def _is_being_asked(turn: Turn, record: Record) -> bool:
-    """A moment ago already; a later proposal would differ from it only by its time."""
-    state = turn.state
-    asked_id = gates.situation_id(state, record, state.me)
-    for effect, asked_at in state.asked.items():
-        if isinstance(effect, WriteControl) and effect.expected == state.control.version and effect.control.proposal is not None:
-            due = asked_at + CONTROL_AGAIN
-            if effect.control.proposal.id == asked_id and turn.now < due:
-                turn.wake(due)
-                return True
+def is_being_written(turn: Turn, word: str) -> bool:
+    """A proposal or request of this id, a moment ago already; a later one would differ from it only by its time."""
+    version = turn.state.control.version
+    for effect, asked_at in turn.state.asked.items():
+        if not isinstance(effect, WriteControl) or effect.expected != version or turn.now >= asked_at + CONTROL_AGAIN:
+            continue
+        if word in [each.id for each in (effect.control.proposal, effect.control.request) if each is not None]:
+            turn.wake(asked_at + CONTROL_AGAIN)
+            return True
     return False
 
 
@@ -75,11 +78,11 @@ def _was_rejected(turn: Turn, record: Record) -> bool:
     return control.rejected == gates.situation_id(turn.state, record, turn.state.me) and fresh
 
 
-def withdraw(turn: Turn, record: Record) -> None:
+def withdraw(turn: Turn, because: str = "") -> None:
     """Our own open proposal is void as soon as what it says is no longer so."""
     proposal = turn.state.control.proposal
-    if proposal is not None and proposal.author == turn.state.me and _write(turn, replace(turn.state.control, proposal=None)):
-        void = f"proposal {proposal.id} is void: {proposal.subject} is well"
+    if proposal is not None and proposal.author == turn.state.me and write(turn, replace(turn.state.control, proposal=None)):
+        void = f"proposal {proposal.id} is void: {because or f'{proposal.subject} is well'}"
         turn.notice(NoticeKind.DECISION, "proposal void", void)
 
 
@@ -102,7 +105,7 @@ def tidy(turn: Turn, record: Record) -> None:
         request=request if keep_request else None,
         answer=control.answer if keep_request else _answer(turn, request) or control.answer,
     )
-    if tidied != control and _write(turn, tidied):
+    if tidied != control and write(turn, tidied):
         over = proposal.id if proposal is not None and not keep_proposal else request.id if request else ""
         turn.notice(NoticeKind.DECISION, "word used up", f"{over} is over: it counts no more")
 
@@ -136,7 +139,7 @@ def use_up(control: Control) -> Control | None:
     return replace(control, version=control.version + 1, request=None, proposal=None)
 
 
-def _write(turn: Turn, control: Control) -> bool:
+def write(turn: Turn, control: Control) -> bool:
     """True when it was handed out just now, and not a moment ago already."""
     present = turn.state.control.version
     wanted = replace(control, version=present + 1)

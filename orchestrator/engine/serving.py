@@ -9,7 +9,7 @@ from orchestrator.domain.record import Record
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.domain.topology import Pair
 from orchestrator.domain.verdicts import Permission
-from orchestrator.engine import electing, gates, people, quorum, replicas, succession, writes
+from orchestrator.engine import electing, failing_back, gates, people, quorum, replicas, succession, writes
 from orchestrator.engine.handing_over import begin_handover
 from orchestrator.engine.state import Phase, State
 from orchestrator.engine.turn import Turn
@@ -164,5 +164,7 @@ def _hear_people(turn: Turn, record: Record) -> None:
     request = gates.standing_request(turn.state)
     if request is None or request.proposal is not None:
         turn.allow("switchover")
+        failing_back.consider(turn, record)
         return
+    turn.change(preferred_fit_since=None)  # should it fail, the time begins anew
     begin_handover(turn, record, request)

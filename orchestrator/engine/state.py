@@ -193,6 +193,8 @@ class State:
     """Effects whose end state was confirmed since they were last asked for."""
     failures: Mapping[Effect, str] = field(default_factory=frozen_mapping)
     covered: Covered | None = None
+    preferred_fit_since: Instant | None = None
+    """Since when the preferred member could take the role back; None while it could not, or while it is being handed over."""
     handover: Handover | None = None
     promotable: tuple[int, int] | None = None
     """The process (id, start) whose data was compared with the others' before it is made primary."""

@@ -6,7 +6,7 @@ word does not apply. So a word is given once, for exactly the situation that was
 
 from dataclasses import replace
 
-from orchestrator.domain.record import Control, Pause, Record, Request, RequestKind
+from orchestrator.domain.record import FAILBACK, Control, Pause, Record, Request, RequestKind
 from orchestrator.domain.spans import Span, WallTime
 from orchestrator.domain.topology import Group, NodeName
 
@@ -48,15 +48,16 @@ def approve(control: Control, record: Record, proposal_id: str, epoch: int, by: 
         raise Void(f"proposal {proposal_id} was for epoch {proposal.epoch}, the group is in epoch {record.epoch}")
     if wall >= proposal.expires_wall:
         raise Void(f"proposal {proposal_id} has expired")
+    back = proposal.diagnosis == FAILBACK  # nobody has failed: what was approved is an ordinary switchover
     request = Request(
         id=f"{proposal.id}-{control.version}",
-        kind=RequestKind.FAILOVER,
+        kind=RequestKind.SWITCHOVER if back else RequestKind.FAILOVER,
         epoch=proposal.epoch,
         target=proposal.candidate,
         by=_named(by),
         at_wall=wall,
         expires_wall=wall + REQUEST_HOLDS,
-        proposal=proposal.id,
+        proposal=None if back else proposal.id,
     )
     return replace(control, proposal=None, request=request)
 

@@ -421,6 +421,20 @@ def test_the_primary_insists_on_as_many_standbys_as_policy_wants(gated: Hands):
     assert hands.ask(after, "SET", "key", "value") == "OK"
 
 
+def test_the_role_goes_back_to_the_preferred_member_after_a_failover_and_not_after_a_persons_switchover():
+    with running(LabGroup(LabSettings(lease=LEASE, policy={"failback": {"mode": "when_healthy", "for": "1s"}}))) as hands:
+        preferred, other = hands.primary(), hands.group.hosts["db2"]
+        epoch = hands.epoch(preferred)
+        hands.kill_service(preferred)
+        wait_for(lambda: hands.epoch(preferred) == epoch + 2, why=lambda: hands.refusals(other) or hands.refusals(preferred))
+        assert hands.whole() == preferred.name
+        assert "policy (failback)" in hands.report(preferred)["reason"]
+        hands.tanist(other, "switchover", GROUP, "--to", other.name, "--by", PERSON)
+        assert hands.whole() == other.name
+        wait_for(lambda: "stays it until a person says otherwise" in hands.refusals(other))
+        stays(lambda: hands.epoch(other) == epoch + 3, 1.5)
+
+
 @pytest.fixture(scope="module")
 def asking() -> Iterator[Hands]:
     with running(LabGroup(LabSettings(lease=LEASE, policy={"automation": "confirm", "proposal_expires": "30s"}))) as hands:
