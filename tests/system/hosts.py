@@ -119,6 +119,11 @@ class Host:
         """It hears nothing; what it sends still arrives."""
         self.switch.rule(f'oifname "{self.cable}" drop')
 
+    def cut_off(self, other: "Host") -> None:
+        """Nothing passes between the two."""
+        self.switch.rule(f'iifname "{self.cable}" oifname "{other.cable}" drop')
+        self.switch.rule(f'iifname "{other.cable}" oifname "{self.cable}" drop')
+
     def lose(self, percent: int) -> None:
         """This share of what it sends and of what is sent to it is lost."""
         for end in ("iifname", "oifname"):

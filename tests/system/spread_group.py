@@ -35,6 +35,10 @@ class ZooKeeper(Server):
             f"tickTime=500\ndataDir={self.directory}/data\nclientPort=2181\nclientPortAddress={self.address}\n"
             "admin.enableServer=false\n4lw.commands.whitelist=*\n"
         )
+        self.start_prepared()
+
+    def start_prepared(self) -> None:
+        """Again, or with a configuration that somebody else has written."""
         with open(self.directory / "log", "ab") as log:
             self.process = self.host.start(*self.command, stdout=log, stderr=log)
 
