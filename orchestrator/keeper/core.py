@@ -736,10 +736,11 @@ class Core:
     def _demoted(self) -> None:
         """The service has said that it is a standby: nothing is left to guard."""
         memory = self.memory
-        if memory.frozen_since is None and not self.killing and memory.hold is not Hold.NONE:
+        if memory.frozen_since is None and not self.killing:
+            if memory.hold is not Hold.NONE:
+                self._acts.append(EndConnections())
             memory.hold = Hold.NONE
             memory.writable_epoch = 0
-            self._acts.append(EndConnections())
 
     def _froze(self, now: Instant) -> None:
         """The daemon stopped the service in our stead (rule 14): see it stopped, and thaw it by our own rules."""

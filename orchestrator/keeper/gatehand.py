@@ -99,7 +99,9 @@ class GateHand:
             with self._asked:
                 self._asked.wait_for(self._has_work, timeout=self._idle_for())
                 sure, self._sure = self._sure, False
-                wish, ending = self._wish, self._ending_connections
+                wish = self._wish
+                if ending := self.state is State.STANDS and self._ending_connections:
+                    self._ending_connections = False
             if self.state is State.STANDS and not self._ended:
                 self._serve(wish, sure=sure, ending=ending)
         self._gate.close()
@@ -129,6 +131,8 @@ class GateHand:
     def _serve(self, wish: tuple[Instant, Instant], *, sure: bool, ending: bool) -> None:
         if (sure or wish != self._set) and not self._try(wish):
             self._lay_anew("the gate is gone")
+            if ending:
+                self.end_connections()  # once it stands again
             return
         if ending:
             self._end_connections()
@@ -140,7 +144,6 @@ class GateHand:
         self._become(State.LAYING, f"{what}: laying it again")
 
     def _end_connections(self) -> None:
-        self._ending_connections = False
         try:
             ended = self._gate.end_connections()
         except OSError as error:

@@ -165,6 +165,16 @@ def test_connections_wait_for_rules_that_are_still_being_laid(kernel: Kernel, ha
     until(lambda: kernel.ended_at == [NEVER])
 
 
+def test_connections_are_ended_also_when_the_gate_has_to_be_laid_again_first(kernel: Kernel, hand: GateHand):
+    hand.start(150.0)
+    until(lambda: hand.state is State.STANDS)
+    kernel.rules = False
+    hand.open_until(NEVER)
+    hand.end_connections()
+    until(lambda: kernel.ended_at == [NEVER])
+    assert kernel.laid == 2
+
+
 def test_a_kernel_that_cannot_end_connections_is_told_of(kernel: Kernel, hand: GateHand):
     kernel.cannot_end = True
     hand.start(NEVER)
