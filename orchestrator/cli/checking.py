@@ -90,6 +90,9 @@ def _check_files(config: ClusterConfig, node: str) -> Iterator[Finding]:
                 False,
                 f"no kernel gate: {reason}. If keeper and daemon should both stand still at once, nothing ends the right",
             )
+            for name in groups_of(config, node):
+                if config.groups[name].standbys == "warm" and node in config.groups[name].members:
+                    yield Finding(True, f"groups.{name}.standbys: warm takes the kernel gate, or clients read from standbys")
 
 
 async def _check_reach(config: ClusterConfig, node: str) -> list[Finding]:

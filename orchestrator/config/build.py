@@ -211,10 +211,22 @@ def _group_setup(config: ClusterConfig, name: GroupName, node: NodeName) -> Grou
         if member is not None and ip_address(member.address).is_loopback
         else (),
         gate=section.gate,
+        warm=section.standbys == "warm",
+        member_addresses=_host_addresses(config, section, node),
         addresses=vips,
         directory=_directory_of_orphans(config, name, node),
         program="postgres" if section.service == "postgresql" else "",
     )
+
+
+def _host_addresses(config: ClusterConfig, section: GroupSection, node: NodeName) -> tuple[str, ...]:
+    """Of the other members' hosts: from any of them their services may replicate."""
+    found: list[str] = []
+    for name in section.members:
+        if name != node and node in section.members:
+            other = config.nodes[name]
+            found += [service_end(config, section, name)[0], other.address, *(host for host, _ in other.beat_paths())]
+    return tuple(dict.fromkeys(found))
 
 
 def _directory_of_orphans(config: ClusterConfig, name: GroupName, node: NodeName) -> str:

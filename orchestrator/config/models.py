@@ -404,6 +404,8 @@ class GroupSection(Section):
     """Synchronous: no commit is acknowledged before every member that could take over has it. Quorum: before so many of them
     have it as `policy.min_replicas` says. PostgreSQL only."""
     gate: Literal["auto", "required", "off"] = "auto"
+    standbys: Literal["hot", "warm"] = "hot"
+    """What they do for clients: hot ones can be read from, warm ones serve nothing."""
     policy: PolicySection = PolicySection()
     clients: tuple[ClientSection, ...] = ()
 
@@ -424,6 +426,10 @@ class GroupSection(Section):
             not section.never_primary and not section.never_synchronous for section in sections.values()
         ):
             raise ValueError("members: nobody could ever take over: each is never_primary or never_synchronous")
+        if self.standbys == "warm" and self.gate == "off":
+            raise ValueError(
+                "standbys: read warm beside gate: off; expected gate: auto or required, which keeps clients out of them"
+            )
         if self.policy.min_replicas >= len(sections):
             raise ValueError(
                 f"policy.min_replicas: read {self.policy.min_replicas}, but {len(sections)} members leave at most "

@@ -51,7 +51,12 @@ class Kill:
     """Stop, cut off and kill every process of the service; report `gone` when the tree is seen empty."""
 
 
-Act: TypeAlias = Send | Freeze | Thaw | Kill
+@dataclass(frozen=True, slots=True)
+class EndConnections:
+    """Reset the clients' connections that stand, once the gate is shut: nobody will answer them here any more."""
+
+
+Act: TypeAlias = Send | Freeze | Thaw | Kill | EndConnections
 
 
 @dataclass(slots=True)
@@ -112,13 +117,16 @@ class Core:
         beat_every: Span,
         budget: Span,
         now: Instant,
+        warm: bool = False,
     ) -> None:
+        """`warm`: a standby here serves nothing."""
         self.me = me
         self.group = group
         self.memory = memory
         self.peers = {name: Peer(name, silent_since=now) for name in peers}
         self.beat_every = beat_every
         self.budget = budget
+        self.warm = warm
         self.next_beat_at = now
         self.words = b""
         self.dead = False
@@ -139,6 +147,7 @@ class Core:
             if name in self.peers:
                 self.peers[name].life, self.peers[name].number = life, number
                 self.peers[name].past_lives = tuple(memory.left.get(name, ()))
+        self._served_nobody = self._serves_nobody()  # whoever is connected was told by the predecessor
 
     # --- what comes in -------------------------------------------------------------------------------------------
 
@@ -242,6 +251,11 @@ class Core:
     @property
     def gate_until(self) -> Instant:
         """Until when the kernel may let clients through: NEVER when they are shut out (rule 15)."""
+        return NEVER if self.warm and self.memory.hold is Hold.NONE else self.members_until
+
+    @property
+    def members_until(self) -> Instant:
+        """Until when it may let other members through, which copy from a standby that serves nothing, too."""
         memory = self.memory
         if memory.frozen_since is not None or self.killing:
             return NEVER
@@ -253,6 +267,26 @@ class Core:
     def addresses_until(self) -> Instant:
         """Until when this host may have the group's addresses: as long as its gate is open, and for a primary's clients."""
         return NEVER if self.memory.hold is Hold.NONE else self.gate_until
+
+    def why_refused(self, now: Instant) -> str:
+        """Why clients are shut out, for people; empty while they are let in."""
+        memory, me = self.memory, self.me
+        if now < self.gate_until:
+            return ""
+        if self.killing:
+            why = f"the service on {me} is being ended"
+        elif memory.hold is not Hold.NONE:
+            why = f"{me} has no right to serve at this moment"
+        elif not memory.pid:
+            why = f"no service is known to run on {me}"
+        elif memory.readable:
+            why = f"{me} is a warm standby" if self.warm else f"the keeper of {me} stood still"
+        elif memory.stranger:
+            why = f"the service on {me} has taken another one's place, and its data has not been compared yet"
+        else:
+            why = f"the service on {me} runs as a primary without the right to"
+        elsewhere = memory.primary is not None and memory.primary.name != me
+        return f"{why}; the primary is {memory.primary.name}" if elsewhere and memory.primary else why
 
     def sent_at(self, number: int) -> Instant | None:
         """When the own beat of this number was sent, if it asked for a promise and is not long ago."""
@@ -656,6 +690,8 @@ class Core:
             return Declined("release", "the service is not yet seen stopped, gone or demoted")
         memory.release = Release(epoch=memory.epoch, version=memory.version, position=position, target=target)
         memory.released_at = now
+        if memory.frozen_since is not None:
+            self._acts.append(EndConnections())
         self._beat_all(now)
         return None
 
@@ -701,6 +737,8 @@ class Core:
         """The service has said that it is a standby: nothing is left to guard."""
         memory = self.memory
         if memory.frozen_since is None and not self.killing:
+            if memory.hold is not Hold.NONE:
+                self._acts.append(EndConnections())
             memory.hold = Hold.NONE
             memory.writable_epoch = 0
 
@@ -715,7 +753,7 @@ class Core:
         if not self.killing:
             self.killing = True
             self.changed = True
-            self._acts.append(Kill())
+            self._acts += [EndConnections(), Kill()]
 
     # --- enforcement ---------------------------------------------------------------------------------------------
 
@@ -729,12 +767,26 @@ class Core:
         self._enforce_end(now)
         self._thaw(now)
         self._release_when_frozen_long(now)
+        self._turn_clients_away()
         wanted = self._write_wanted(now)
         if wanted is not self.wants_write:
             self.wants_write = wanted
             self.changed = True
         acts, self._acts = self._acts, []
         return acts
+
+    def _turn_clients_away(self) -> None:
+        """Once, when it comes about: a gate that stays shut lets no new ones in."""
+        before, self._served_nobody = self._served_nobody, self._serves_nobody()
+        if self._served_nobody and not before:
+            self._acts.append(EndConnections())
+
+    def _serves_nobody(self) -> bool:
+        """The service runs, another member is primary, and nothing may be read here: whoever is connected waits in vain."""
+        memory = self.memory
+        elsewhere = memory.primary is not None and memory.primary.name != self.me
+        reads = memory.readable and not self.warm
+        return bool(memory.pid) and memory.hold is Hold.NONE and elsewhere and not reads
 
     def _enforce_supersession(self) -> None:
         """Rule 22: a newer epoch is known while the service of an older one could commit: it is killed, not thawed."""

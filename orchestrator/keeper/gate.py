@@ -12,10 +12,11 @@ import struct
 import subprocess
 from typing import Final
 
-from orchestrator.domain.spans import FOREVER, Instant, Span
-from orchestrator.keeper.netlink import TimedElement, count_rules
+from orchestrator.domain.spans import FOREVER, NEVER, Instant, Span
+from orchestrator.keeper.netlink import TimedElement, count_rules, end_connections
 
 SET: Final = "open"
+MEMBERS_SET: Final = "open_to_members"
 LAY_WITHIN: Span = 5.0
 
 ADMIN_SOURCE: Final = "127.84.73.1"
@@ -43,14 +44,21 @@ def _has_net_admin() -> bool:
     return False
 
 
-def ruleset(table: str, port: int, addresses: tuple[str, ...]) -> str:
+def ruleset(table: str, port: int, addresses: tuple[str, ...], members: tuple[str, ...] = ()) -> str:
     """The rules in nft's own language. Laying them again keeps the elements that stand.
 
     While it is closed, who wants to connect is refused at once and can look elsewhere; connections that stand already are
     left without an answer, so that they go on when the right is renewed in a moment. Resets may always leave: they carry
     no data, and they end connections whose server is gone.
+
+    Where standbys serve nothing, other members come in by an element of their own: one may have to copy from here.
     """
     guarded = []
+    for version, family in ((4, "ip"), (6, "ip6")):
+        if theirs := ", ".join(each for each in members if ipaddress.ip_address(each).version == version):
+            coming, going = f"tcp dport {port} tcp dport @{MEMBERS_SET}", f"tcp sport {port} tcp sport @{MEMBERS_SET}"
+            guarded.append(f"add rule inet {table} arriving {family} saddr {{ {theirs} }} {coming} accept")
+            guarded.append(f"add rule inet {table} leaving {family} daddr {{ {theirs} }} {going} accept")
     for address in addresses or ("",):
         family = "" if not address else ("ip6 " if ipaddress.ip_address(address).version == 6 else "ip ")
         to, of = (f"{family}daddr {address} ", f"{family}saddr {address} ") if address else ("", "")
@@ -63,6 +71,7 @@ def ruleset(table: str, port: int, addresses: tuple[str, ...]) -> str:
         [
             f"add table inet {table}",
             f"add set inet {table} {SET} {{ type inet_service; flags timeout; }}",
+            f"add set inet {table} {MEMBERS_SET} {{ type inet_service; flags timeout; }}",
             f"add chain inet {table} arriving {{ type filter hook input priority -5; policy accept; }}",
             f"add chain inet {table} leaving {{ type filter hook output priority -5; policy accept; }}",
             f"flush chain inet {table} arriving",
@@ -84,10 +93,17 @@ def table_name(cluster: str, node: str, group: str) -> str:
 class Gate:
     """One group's gate: `lay` it, then keep it open with `open_until`. Both wait for the kernel."""
 
-    def __init__(self, table: str, port: int, addresses: tuple[str, ...]) -> None:
+    def __init__(self, table: str, port: int, addresses: tuple[str, ...], members: tuple[str, ...] = ()) -> None:
+        """`members`: addresses of the other members' hosts."""
         self.table = table
-        self._rules = ruleset(table, port, addresses)
+        self._port = port
+        self._addresses = addresses
+        self._spared = {ADMIN_SOURCE, *members}
+        self._rules = ruleset(table, port, addresses, members)
         self._element = TimedElement(table, SET, struct.pack("!H", port))
+        self._members_element = TimedElement(table, MEMBERS_SET, struct.pack("!H", port))
+        self._members_may_stand = True
+        """Their element: a predecessor may have left it."""
 
     def lay(self) -> None:
         """Raises NoGate with the reason. What stands already goes on as it is until the new rules replace it at once."""
@@ -102,20 +118,40 @@ class Gate:
         except OSError:
             return False
 
-    def open_until(self, until: Instant, now: Instant) -> None:
-        """Let clients through until then, by this host's CLOCK_BOOTTIME; not at all when that is past.
+    def open_until(self, until: Instant, now: Instant, members_until: Instant = NEVER) -> None:
+        """Let clients through until then, by this host's CLOCK_BOOTTIME; not at all when that is past. Members may be let
+        through for longer; the element that lets them is there only while it is needed.
 
         Raises OSError when the rules do not stand.
         """
-        if until == FOREVER:
-            self._element.stand(None)
-        elif until - now < 0.001:
-            self._element.fall()
-        else:
-            self._element.stand(math.floor((until - now) * 1000))
+        needed = members_until > until
+        if self._members_may_stand and not needed:
+            self._members_element.fall()
+            self._members_may_stand = False
+        _stand_until(self._element, until, now)
+        if needed:
+            self._members_may_stand = True
+            _stand_until(self._members_element, members_until, now)
+
+    def end_connections(self) -> int:
+        """Reset what clients have open here, and tell how many; members and the daemon on this host keep theirs.
+
+        Raises OSError where the kernel cannot.
+        """
+        return end_connections(self._port, self._addresses, self._spared)
 
     def close(self) -> None:
         self._element.close()
+        self._members_element.close()
+
+
+def _stand_until(element: TimedElement, until: Instant, now: Instant) -> None:
+    if until == FOREVER:
+        element.stand(None)
+    elif until - now < 0.001:
+        element.fall()
+    else:
+        element.stand(math.floor((until - now) * 1000))
 
 
 def remove_table(table: str) -> None:

@@ -44,10 +44,12 @@ class GateHand:
         self._now = now
         self._wake = wake
         self._asked = threading.Condition()
-        self._until: Instant = NEVER
+        self._wish: tuple[Instant, Instant] = (NEVER, NEVER)
+        """Until when clients, and until when other members."""
         self._sure = False
+        self._ending_connections = False
         self._ended = False
-        self._set: Instant | None = None
+        self._set: tuple[Instant, Instant] | None = None
         self._lay_at: Instant = NEVER
         self.state = State.LAYING
         self.why_refused = ""
@@ -56,15 +58,21 @@ class GateHand:
 
     # --- called by the loop, never waiting ---------------------------------------------------------------------------
 
-    def start(self, until: Instant) -> None:
-        self._until = until
+    def start(self, until: Instant, members_until: Instant = NEVER) -> None:
+        self._wish = (until, members_until)
         self._thread.start()
 
-    def open_until(self, until: Instant) -> None:
-        if until != self._until:
+    def open_until(self, until: Instant, members_until: Instant = NEVER) -> None:
+        if (until, members_until) != self._wish:
             with self._asked:
-                self._until = until
+                self._wish = (until, members_until)
                 self._asked.notify()
+
+    def end_connections(self) -> None:
+        """Of clients, after the gate has followed the latest wish."""
+        with self._asked:
+            self._ending_connections = True
+            self._asked.notify()
 
     def make_sure(self) -> None:
         """Set the element anew and count the rules, in case somebody else took any of them away."""
@@ -83,7 +91,7 @@ class GateHand:
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        if self._try(self._until):  # rules that a predecessor laid guard on while they are laid anew
+        if self._try(self._wish):  # rules that a predecessor laid guard on while they are laid anew
             self._become(State.STANDS)
         while not self._ended:
             if self._lay_at <= self._now():
@@ -91,15 +99,17 @@ class GateHand:
             with self._asked:
                 self._asked.wait_for(self._has_work, timeout=self._idle_for())
                 sure, self._sure = self._sure, False
-                until = self._until
+                wish = self._wish
+                if ending := self.state is State.STANDS and self._ending_connections:
+                    self._ending_connections = False
             if self.state is State.STANDS and not self._ended:
-                self._serve(until, sure=sure)
+                self._serve(wish, sure=sure, ending=ending)
         self._gate.close()
 
     def _has_work(self) -> bool:
         if self._ended or self._lay_at <= self._now():
             return True
-        return self.state is State.STANDS and (self._sure or self._until != self._set)
+        return self.state is State.STANDS and (self._sure or self._wish != self._set or self._ending_connections)
 
     def _idle_for(self) -> Span | None:
         return None if self._lay_at == FOREVER else max(0.0, self._lay_at - self._now())
@@ -111,34 +121,49 @@ class GateHand:
             except NoGate as error:
                 self._refuse(str(error))
                 return
-            if self._try(self._until):
+            if self._try(self._wish):
                 self._lay_at = FOREVER
                 self._become(State.STANDS)
                 self._note_on_disk()
                 return
         self._refuse("somebody takes the rules away as soon as they are laid")
 
-    def _serve(self, until: Instant, *, sure: bool) -> None:
-        if (sure or until != self._set) and not self._try(until):
+    def _serve(self, wish: tuple[Instant, Instant], *, sure: bool, ending: bool) -> None:
+        if (sure or wish != self._set) and not self._try(wish):
             self._lay_anew("the gate is gone")
-        elif sure and not self._gate.rules_stand():
+            if ending:
+                self.end_connections()  # once it stands again
+            return
+        if ending:
+            self._end_connections()
+        if sure and not self._gate.rules_stand():
             self._lay_anew("somebody took rules of the gate away")
 
     def _lay_anew(self, what: str) -> None:
         self._lay_at = NEVER
         self._become(State.LAYING, f"{what}: laying it again")
 
-    def _try(self, until: Instant) -> bool:
+    def _end_connections(self) -> None:
+        try:
+            ended = self._gate.end_connections()
+        except OSError as error:
+            self._say(f"clients' connections cannot be ended here ({error.strerror}): clients learn it by their own timeouts")
+            return
+        if ended:
+            self._say(f"{ended} connection{'s' if ended > 1 else ''} of clients ended: nobody will answer them here")
+
+    def _try(self, wish: tuple[Instant, Instant]) -> bool:
+        until, members_until = wish
         for _ in range(SET_AT_MOST):
             began = self._now()
             try:
-                self._gate.open_until(until, began)
+                self._gate.open_until(until, began, members_until)
             except OSError:
                 self._set = None
                 return False
             if until == FOREVER or self._now() < began + SLOW:
                 break
-        self._set = until
+        self._set = wish
         return True
 
     def _note_on_disk(self) -> None:

@@ -34,6 +34,9 @@ dies before the disk comes back, and looking at it takes time from everybody els
 SURE_AGAIN: Span = 1.0
 """How often the gate is set anew and the process tree is noted, whether or not anything changed."""
 
+REFUSED_AGAIN: Span = 60.0
+"""How often the same reason why clients are refused is told."""
+
 LONGEST_SHARE: Final = 4
 """The freeze budget never exceeds this part of the lease (rule 14)."""
 
@@ -81,6 +84,7 @@ class GroupKeeper:
             beat_every=group.beat_every,
             budget=group.lease / 10,
             now=now(),
+            warm=group.warm,
         )
         self.page.write(self.core.memory)
         self.gate: GateHand | None = None
@@ -97,6 +101,8 @@ class GroupKeeper:
         self._longest: tuple[Span, Instant] = (0.0, NEVER)
         self.freezes = 0
         self.last_freeze: Span = 0.0
+        self._refused_because = ""
+        self._told_at: dict[str, Instant] = {}
 
     def _new_life(self) -> memory.Memory:
         """Rule 4: the life is on disk before its first beat, so that it is never had twice."""
@@ -116,6 +122,7 @@ class GroupKeeper:
         """A new configuration."""
         self.group = group
         self.core.beat_every = group.beat_every
+        self.core.warm = group.warm
         if self.addresses is not None:
             self.addresses.change(group.addresses)
 
@@ -225,6 +232,8 @@ class GroupKeeper:
                 return self._thaw()
             case core.Kill():
                 return self._kill()
+            case core.EndConnections() if self.gate is not None:
+                self.gate.end_connections()
         return []
 
     def _freeze(self) -> list[core.Act]:
@@ -347,7 +356,7 @@ class GroupKeeper:
     def _sync_gate(self) -> None:
         """The gate is laid when the group is known to be Tanist's (a record was seen), and follows the right."""
         if self.gate is not None:
-            self.gate.open_until(self.core.gate_until)
+            self.gate.open_until(self.core.gate_until, self.core.members_until)
         elif self.core.memory.seen_version >= 0:
             self._begin_gate()
 
@@ -356,9 +365,9 @@ class GroupKeeper:
         if group.gate == OFF or not group.gate_port:
             return
         table = table_name(self.setup.cluster, self.setup.node, group.name)
-        gate = Gate(table, group.gate_port, group.gate_addresses)
+        gate = Gate(table, group.gate_port, group.gate_addresses, group.member_addresses)
         self.gate = GateHand(gate, guarded_mark(self.setup, group.name), now, self._wake)
-        self.gate.start(self.core.gate_until)
+        self.gate.start(self.core.gate_until, self.core.members_until)
 
     def _sync_addresses(self) -> None:
         """Like the gate: nobody's addresses are touched before the group is known to be Tanist's."""
@@ -381,8 +390,17 @@ class GroupKeeper:
             self._tree.notice()
         if self.gate is not None:
             self.gate.make_sure()
+            self._tell_why_refused(self.gate)
         if self.addresses is not None:
             self.addresses.make_sure()
+
+    def _tell_why_refused(self, gate: GateHand) -> None:
+        """When the reason is another one than a second ago, and was not said within the last minute."""
+        why = self.core.why_refused(now()) if gate.state is State.STANDS else ""
+        before, self._refused_because = self._refused_because, why
+        if why and why != before and now() > self._told_at.get(why, NEVER) + REFUSED_AGAIN:
+            self._told_at[why] = now()
+            self._say(f"{self.group.name}: clients are refused: {why}")
 
     # --- the budget --------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
-"""Netlink, as far as Tanist needs it: elements of an nftables set, and addresses of interfaces. Standard library only.
+"""Netlink, as far as Tanist needs it: an nftables set's elements, interfaces' addresses, TCP connections. Standard library only.
 
-Message layouts: Linux `uapi/linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `rtnetlink.h`, `if_addr.h`.
+Message layouts: Linux `uapi/linux/netlink.h`, `nfnetlink.h`, `nf_tables.h`, `rtnetlink.h`, `if_addr.h`, `inet_diag.h`.
 """
 
+import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 NETLINK_ROUTE: Final = 0
+NETLINK_SOCK_DIAG: Final = 4
 NETLINK_NETFILTER: Final = 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP = 0x1, 0x4, 0x400, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -25,11 +28,17 @@ RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
 IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO = 1, 2, 6
 IFA_F_NODAD: Final = 0x02
 WITHOUT_END: Final = 0xFFFFFFFF
+SOCK_DIAG_BY_FAMILY, SOCK_DESTROY = 20, 21
+CONNECTED: Final = sum(1 << state for state in (1, 3, 4, 5, 8, 9, 11))
+"""TCP states (net/tcp_states.h) with another end that may wait: all but listening, our own connecting, and what is over."""
 
 _HEADER = struct.Struct("=IHHII")
 _GENMSG = struct.Struct("!BBH")
 _ERROR = struct.Struct("=i")
 _IFADDRMSG = struct.Struct("=BBBBi")
+_DIAG_REQUEST = struct.Struct("=BBBxI48s")
+_DIAG_ANSWER = struct.Struct("=4x48s")
+_DIAG_ID = struct.Struct("!HH16s16s")
 
 
 def _attribute(kind: int, payload: bytes) -> bytes:
@@ -238,3 +247,48 @@ def _own_address(body: bytes) -> bytes:
         found[kind] = body[at + 4 : at + size]
         at += max(4, (size + 3) & ~3)
     return found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
+
+
+def end_connections(port: int, addresses: tuple[str, ...], spared: set[str]) -> int:
+    """Reset every TCP connection to this port here (at these addresses; empty: at all), but for those from `spared`.
+
+    Both ends learn it at once, and nothing that waits in a buffer is delivered. Raises OSError where the kernel cannot.
+    """
+    netlink = Netlink(NETLINK_SOCK_DIAG)
+    ended = 0
+    try:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            wanted = _DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, CONNECTED, struct.pack("!H46x", port))
+            found = list(netlink.dump(_message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, netlink.next_sequence(), wanted)))
+            for (identity,) in (_DIAG_ANSWER.unpack_from(body) for body in found):
+                here, there = _ends(family, identity)
+                if there not in spared and (here in addresses or not addresses):
+                    ended += _end_connection(netlink, _DIAG_REQUEST.pack(family, socket.IPPROTO_TCP, 0, CONNECTED, identity))
+    finally:
+        netlink.close()
+    return ended
+
+
+def _end_connection(netlink: Netlink, wanted: bytes) -> bool:
+    """False when it has ended by itself."""
+    sequence = netlink.next_sequence()
+    try:
+        netlink.ask(_message(SOCK_DESTROY, NLM_F_ACK, sequence, wanted), sequence, sequence)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
+
+
+def _ends(family: int, identity: bytes) -> tuple[str, str]:
+    """The addresses of both ends; a socket of IPv6 may have been reached by IPv4."""
+    _, _, here, there = _DIAG_ID.unpack_from(identity)
+    return _in_words(family, here), _in_words(family, there)
+
+
+def _in_words(family: int, packed: bytes) -> str:
+    if family == socket.AF_INET:
+        return str(ipaddress.IPv4Address(packed[:4]))
+    address = ipaddress.IPv6Address(packed)
+    return str(address.ipv4_mapped or address)

@@ -58,6 +58,10 @@ class GroupSetup:
     """Local addresses to guard; empty: all."""
     gate: str = "auto"
     """`auto`: where possible; `required`: refuse to start without; `off`."""
+    warm: bool = False
+    """Standbys serve nothing: clients are let in to a primary only."""
+    member_addresses: tuple[str, ...] = ()
+    """Of the other members' hosts: what comes from there is replication, and no client's."""
     addresses: tuple[AddressSetup, ...] = ()
     directory: str = ""
     """Where the service's processes work, if its children can outlive the main process; empty: they cannot."""

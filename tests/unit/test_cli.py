@@ -559,6 +559,14 @@ def test_a_directory_that_cannot_be_made_is_wrong(tanist: Cli):
     assert "run cannot be made or written" in wrong(tanist("check", "--offline"))
 
 
+def test_warm_standbys_without_a_gate_are_wrong(tanist: Cli, monkeypatch: pytest.MonkeyPatch):
+    tanist.write(more="    standbys: warm\n")
+    monkeypatch.setattr("orchestrator.cli.checking.why_impossible", lambda: "no permission")
+    assert wrong(tanist("check", "--offline")).startswith("groups.orders.standbys: warm takes the kernel gate")
+    monkeypatch.setattr("orchestrator.cli.checking.why_impossible", lambda: "")
+    succeeded(tanist("check", "--offline"))
+
+
 CLIENT = "    clients: [{{file: {{template: {0}/x.j2, path: {1}/x.cfg}}}}]\n"
 
 

@@ -225,6 +225,24 @@ def test_the_keeper_learns_what_it_guards(full: ClusterConfig):
     assert (group.gate, group.gate_port) == ("required", 6390)
 
 
+def test_standbys_serve_reads_unless_they_are_said_to_be_warm(tmp_path: Path):
+    (hot,) = build.keeper_setup(read(tmp_path, MINIMAL), "db1").groups
+    (warm,) = build.keeper_setup(read(tmp_path, MINIMAL + "    standbys: warm\n"), "db1").groups
+    assert (hot.warm, warm.warm) == (False, True)
+
+
+def test_whatever_comes_from_any_address_of_another_members_host_counts_as_replication(tmp_path: Path):
+    text = MINIMAL.replace("groups:", "  app1: {address: 10.0.0.21, witness: true}\ngroups:")
+    text = text.replace("10.0.0.1}", "10.0.0.1, paths: ['udp://10.0.0.1:7400', 'udp://192.168.9.1:7400']}")
+    text = text.replace("10.0.0.2}", "10.0.0.2, paths: ['udp://10.0.0.2:7400', 'udp://192.168.9.2:7400']}")
+    text = text.replace("10.0.0.21, ", "10.0.0.21, paths: ['udp://10.0.0.21:7400', 'udp://192.168.9.21:7400'], ")
+    text = text.replace("db2: {}", "db2: {address: 10.1.0.2}")
+    (group,) = build.keeper_setup(read(tmp_path, text), "db1").groups
+    assert group.member_addresses == ("10.1.0.2", "10.0.0.2", "192.168.9.2")
+    (witness,) = build.keeper_setup(read(tmp_path, text), "app1").groups
+    assert witness.member_addresses == ()
+
+
 def test_a_witness_has_no_port_to_guard(full: ClusterConfig):
     assert {each.gate_port for each in build.keeper_setup(full, "app2").groups} == {0}
 

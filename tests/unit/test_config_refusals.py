@@ -250,6 +250,15 @@ WRONG = (
         "read 'memcached'",
         "'redis'",
     ),
+    group("unknown kind of standbys", "standbys: cold", "standbys", "read 'cold'", "'hot'", "'warm'"),
+    wrong(
+        "standbys that nothing shuts",
+        "    service: redis\n",
+        f'    service: redis\n    gate: "off"\n    standbys: warm {HERE}\n',
+        "groups.orders.standbys",
+        "read warm beside gate: off",
+        "gate: auto",
+    ),
     group("unknown kind of gate", "gate: perhaps", "gate", "read 'perhaps'", "'auto'", "'required'", "'off'"),
     policy(
         "unknown automation", "automation: auto", "automation", "read 'auto'", "'automatic'", "'confirm'", "'manual'", "'observe'"

@@ -29,6 +29,10 @@ class Kernel:
         self.taken_away = 0
         """How often the rules are taken away as soon as they are laid."""
         self.closed = False
+        self.members_until = NEVER
+        self.ended_at: list[float] = []
+        """How far the gate stood open each time when clients' connections were ended."""
+        self.cannot_end = False
 
     def now(self) -> float:
         return self.clock
@@ -42,7 +46,7 @@ class Kernel:
     def rules_stand(self) -> bool:
         return self.rules
 
-    def open_until(self, until: float, now: float) -> None:
+    def open_until(self, until: float, now: float, members_until: float = NEVER) -> None:
         assert now == self.clock, "the time that is left is counted from when the kernel is called"
         self.inside.set()
         assert self.go_on.wait(5)
@@ -50,6 +54,13 @@ class Kernel:
         if not self.rules:
             raise OSError(2, "No such file or directory")
         self.open_until_.append(until)
+        self.members_until = members_until
+
+    def end_connections(self) -> int:
+        if self.cannot_end:
+            raise OSError(95, "Operation not supported")
+        self.ended_at.append(self.open_until_[-1])
+        return len(self.ended_at)
 
     def close(self) -> None:
         self.closed = True
@@ -115,6 +126,62 @@ def test_an_unchanged_wish_costs_no_call(kernel: Kernel, hand: GateHand):
     hand.open_until(NEVER)
     until(lambda: kernel.open_until_[-1] == NEVER)
     assert kernel.open_until_ == [FOREVER, NEVER]
+
+
+def test_members_may_come_in_while_clients_may_not(kernel: Kernel, hand: GateHand):
+    hand.start(NEVER, 150.0)
+    until(lambda: hand.state is State.STANDS)
+    assert (kernel.open_until_[-1], kernel.members_until) == (NEVER, 150.0)
+    hand.open_until(NEVER, 151.0)
+    until(lambda: kernel.members_until == 151.0)
+
+
+def test_connections_are_ended_once_and_only_behind_a_gate_that_has_been_shut(kernel: Kernel, hand: GateHand):
+    hand.start(150.0)
+    until(lambda: hand.state is State.STANDS)
+    kernel.go_on.clear()
+    kernel.inside.clear()
+    hand.open_until(151.0)
+    assert kernel.inside.wait(5)
+    hand.open_until(NEVER)
+    hand.end_connections()
+    assert kernel.ended_at == []
+    kernel.go_on.set()
+    until(lambda: kernel.ended_at)
+    hand.make_sure()
+    until(lambda: not hand._sure)
+    assert kernel.ended_at == [NEVER]
+    assert list(hand.news) == ["1 connection of clients ended: nobody will answer them here"]
+
+
+def test_connections_wait_for_rules_that_are_still_being_laid(kernel: Kernel, hand: GateHand):
+    kernel.why_not = "no permission"
+    hand.start(NEVER)
+    until(lambda: hand.state is State.REFUSED)
+    hand.end_connections()
+    kernel.why_not = ""
+    kernel.clock += 31.0
+    hand.make_sure()
+    until(lambda: kernel.ended_at == [NEVER])
+
+
+def test_connections_are_ended_also_when_the_gate_has_to_be_laid_again_first(kernel: Kernel, hand: GateHand):
+    hand.start(150.0)
+    until(lambda: hand.state is State.STANDS)
+    kernel.rules = False
+    hand.open_until(NEVER)
+    hand.end_connections()
+    until(lambda: kernel.ended_at == [NEVER])
+    assert kernel.laid == 2
+
+
+def test_a_kernel_that_cannot_end_connections_is_told_of(kernel: Kernel, hand: GateHand):
+    kernel.cannot_end = True
+    hand.start(NEVER)
+    until(lambda: hand.state is State.STANDS)
+    hand.end_connections()
+    until(lambda: hand.news)
+    assert "cannot be ended here (Operation not supported)" in hand.news[0]
 
 
 def test_a_slow_call_is_made_again_because_the_kernel_counted_from_its_end(kernel: Kernel, hand: GateHand):

@@ -1,6 +1,7 @@
 """Section 5 of the design, rule by rule, as small examples on the keeper's core. The lease is one second throughout."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from orchestrator.domain.record import Cause, Record
 from orchestrator.domain.spans import FOREVER, NEVER
 from orchestrator.domain.topology import Pair
 from orchestrator.keeper.clocks import SAMPLES
-from orchestrator.keeper.core import ClaimBegun, Core, Declined, Freeze, Kill, Send, Thaw
+from orchestrator.keeper.core import ClaimBegun, Core, Declined, EndConnections, Freeze, Kill, Send, Thaw
 from orchestrator.keeper.memory import Memory, begin_life
 from probes.interconnected.wire import Section
 
@@ -49,7 +50,7 @@ def record(version: int = 5, epoch: int = 3, primary: str = ME, succession: tupl
 class Keeper:
     """A core, its clock, and everything that it wanted done."""
 
-    def __init__(self, memory: Memory | None = None, now: float = 0.0) -> None:
+    def __init__(self, memory: Memory | None = None, now: float = 0.0, warm: bool = False) -> None:
         self.now = now
         self.acts: list[Any] = []
         self.numbers: dict[str, int] = {}
@@ -62,6 +63,7 @@ class Keeper:
             beat_every=BEAT,
             budget=BUDGET,
             now=now,
+            warm=warm,
         )
 
     @property
@@ -1250,3 +1252,136 @@ def test_a_keeper_restarted_at_any_moment_holds_no_more_than_its_predecessor(ste
     assert heir.right_until <= keeper.right_until
     assert heir.memory.promised_until == keeper.memory.promised_until
     assert heir.memory.claim == keeper.memory.claim
+
+
+# --- clients of a service that serves nobody any more ----------------------------------------------------------------
+
+
+def turned_away(keeper: Keeper) -> int:
+    """How often clients' connections were ended since this was asked last."""
+    count = len(keeper.of(EndConnections))
+    keeper.forget_acts()
+    return count
+
+
+def test_a_hiccup_ends_no_connection(primary: Keeper):
+    primary.at(2.89).tick()
+    assert primary.of(Freeze)
+    primary.core.frozen(2.9)
+    primary.obey(commands.Wrote(record(version=6), 2.9))
+    assert primary.of(Thaw)
+    assert turned_away(primary) == 0
+
+
+def test_a_frozen_service_whose_right_is_given_up_keeps_nobody_waiting(primary: Keeper):
+    primary.at(2.89).tick()
+    primary.note(primary.core.frozen(2.9))
+    assert turned_away(primary) == 0
+    primary.at(3.95).tick()
+    assert primary.memory.release is not None
+    assert turned_away(primary) == 1
+
+
+def test_whoever_is_connected_to_a_service_that_is_killed_is_told_before(primary: Keeper):
+    primary.hear("db2", epoch=4, version=6)
+    kinds = [type(act) for act in primary.acts if isinstance(act, EndConnections | Kill)]
+    assert kinds == [EndConnections, Kill]
+
+
+def test_a_demoted_primarys_clients_go_once_and_its_readers_stay_through_later_failovers(primary: Keeper):
+    primary.obey(commands.Demoted())
+    assert turned_away(primary) == 1
+    primary.obey(commands.Demoted())
+    primary.runs(readable=True)
+    primary.obey(commands.Saw(record(version=6, epoch=4, primary="db2")))
+    primary.obey(commands.Saw(record(version=9, epoch=5, primary="db3")))
+    primary.at(2.5).beat()
+    assert turned_away(primary) == 0
+    assert primary.core.gate_until > primary.now
+
+
+def test_a_hot_standbys_readers_stay_whoever_is_primary_and_when_it_is_promoted(fresh: Keeper):
+    fresh.obey(commands.Saw(record(primary="db2")))
+    fresh.runs(readable=True)
+    fresh.at(2.5).beat()
+    fresh.obey(commands.Saw(record(version=9, epoch=5, primary="db3")))
+    fresh.at(4.1)
+    fresh.obey(commands.Wrote(record(version=12, epoch=6), fresh.now))
+    assert fresh.obey(commands.Arm(6)) is None
+    assert fresh.core.gate_until > fresh.now
+    assert turned_away(fresh) == 0
+
+
+@pytest.fixture
+def warm() -> Keeper:
+    """A standby that serves nothing."""
+    made = Keeper(warm=True)
+    made.obey(commands.Saw(record(primary="db2")))
+    made.at(2.5).beat()
+    return made
+
+
+def test_a_warm_standby_lets_only_members_in_and_turns_its_clients_away_once(warm: Keeper):
+    warm.runs(readable=True)
+    assert turned_away(warm) == 1
+    warm.at(2.6).beat()
+    assert warm.core.gate_until == NEVER
+    assert warm.core.members_until == pytest.approx(2.6 + LEASE)
+    warm.runs(readable=True)
+    assert turned_away(warm) == 0
+
+
+def test_a_warm_standby_that_is_promoted_lets_clients_in(warm: Keeper):
+    warm.runs(readable=True)
+    warm.at(4.1)
+    warm.obey(commands.Wrote(record(version=12, epoch=6), warm.now))
+    assert warm.obey(commands.Arm(6)) is None
+    assert warm.core.gate_until == warm.core.members_until == warm.right_until > warm.now
+
+
+def test_a_keeper_that_starts_again_disturbs_nobody_a_second_time(warm: Keeper):
+    warm.runs(readable=True)
+    again = Keeper(warm.memory, now=3.0, warm=True)
+    again.tick()
+    assert turned_away(again) == 0
+
+
+def test_clients_of_a_foreign_primary_are_turned_away_once_another_one_is_known():
+    unknown = Keeper().at(2.0)
+    unknown.runs(readable=False)
+    assert turned_away(unknown) == 0, "it may yet become the group's first primary"
+    unknown.obey(commands.Saw(record(primary="db2")))
+    assert turned_away(unknown) == 1
+
+
+def test_members_come_in_to_a_primary_no_longer_than_clients(primary: Keeper):
+    primary.core.warm = True
+    assert primary.core.members_until == primary.core.gate_until > primary.now
+    primary.at(2.89).tick()
+    assert primary.core.members_until == primary.core.gate_until == NEVER
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda keeper: None, "no service is known to run on db1; the primary is db2"),
+        (lambda keeper: keeper.runs(readable=True), "db1 is a warm standby; the primary is db2"),
+        (
+            lambda keeper: keeper.runs(readable=False),
+            "the service on db1 runs as a primary without the right to; the primary is db2",
+        ),
+        (lambda keeper: keeper.runs(epoch=3), "db1 has no right to serve at this moment; the primary is db2"),
+    ],
+)
+def test_why_clients_are_refused_is_said_in_words(warm: Keeper, change: Callable[[Keeper], object], said: str):
+    change(warm)
+    assert warm.core.why_refused(warm.now) == said
+
+
+def test_why_a_killed_and_a_replaced_service_refuse_and_that_a_primary_does_not(primary: Keeper):
+    assert primary.core.why_refused(primary.now) == ""
+    primary.obey(commands.KillService())
+    assert primary.core.why_refused(primary.now) == "the service on db1 is being ended"
+    primary.core.gone(primary.now)
+    primary.runs(pid=PID + 1)
+    assert "taken another one's place" in primary.core.why_refused(primary.now)
