@@ -1,0 +1,149 @@
+"""Before anything here is overwritten: the writes that the new primary has not are saved. No rejoin goes on without that."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator.domain.spans import Span
+from orchestrator.domain.topology import NodeName
+from orchestrator.ports import RefusedByPeer
+from orchestrator.services.divergence import Kept
+from orchestrator.services.postgresql import commands, lsn
+from orchestrator.services.postgresql.control import Control
+from orchestrator.services.postgresql.extracting import Job, job_as_text
+from orchestrator.services.postgresql.files import DataDirectory, NoData
+from orchestrator.services.postgresql.settings import programs
+from orchestrator.services.postgresql.source import Identity, Source
+from orchestrator.services.postgresql.timelines import ENDLESS, shared
+from orchestrator.services.starting import CannotStart
+
+SILENT_WITHIN: Span = 300.0
+TRIES = 2
+"""In a row, for one primary; then a person is asked."""
+FAILED = "failed: "
+
+Told = Callable[[str, str], None]
+
+
+class Rescuer:
+    def __init__(self, files: DataDirectory, control: Control, kept: Kept) -> None:
+        self._files = files
+        self._control = control
+        self.kept = kept
+        self._tries: dict[tuple[NodeName, int], tuple[int, str]] = {}
+
+    async def rescue(
+        self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None], alarmed: Told
+    ) -> None:
+        """The server is stopped. Raises RefusedByPeer, when what is here cannot be saved and nobody has given it up."""
+        number, why = self._tries.get((source.name, epoch), (0, ""))
+        try:
+            if number >= TRIES:
+                raise CannotStart(f"{number} tries in a row have failed, the last one because {why}")
+            name = await self._rescue(source, theirs, epoch, reason, doing)
+        except (CannotStart, NoData, OSError) as error:
+            why = " ".join(str(error).split())
+            if number < TRIES:
+                self._tries[source.name, epoch] = number + 1, why
+            self._refuse_or_give_up(source, epoch, why, alarmed)
+            return
+        manifest = self.kept.manifest(name)
+        if not manifest["complete"]:
+            self._refuse_or_give_up(source, epoch, f"not all could be saved: {manifest['why']}", alarmed, name)
+            return
+        self._tries.clear()
+        if manifest["writes"]:
+            alarmed(
+                "diverged", f"{manifest['writes']} diverged writes saved in {manifest['file']}: tanist divergence show {name}"
+            )
+
+    async def _rescue(self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None]) -> str:
+        files, settings = self._files, self._files.settings
+        control = await files.control()
+        own = files.timelines(control.timeline)
+        common = shared(own, theirs.timelines)
+        if common is None:
+            raise CannotStart(f"nothing tells where the history here and {source.name}'s part: {reason}")
+        timeline, fork = common.timeline, common.upto
+        if fork == ENDLESS:  # two timelines of one number: both began where the one before was left
+            if not own.past:
+                raise CannotStart(f"nothing tells where the history here and {source.name}'s part: {reason}")
+            timeline, fork = own.number, own.fork
+        name = f"{control.system}-tl{own.number}-{timeline}-{lsn.written(fork).replace('/', '-')}"
+        if any(each["name"] == name and each["complete"] and self.kept.rows(name).exists() for each in self.kept.manifests()):
+            return name  # saved before an interrupted rewind or copy
+        await self._control.wait_for_the_last_one()
+        files.make_standby()
+        job = Job(
+            name=name,
+            directory=str(self.kept.directory),
+            data=str(files.path),
+            programs=str(programs(settings)),
+            options=settings.options,
+            parameters=dict(settings.parameters),
+            run_as=settings.run_as,
+            user=settings.user,
+            database=settings.database,
+            source=source.name,
+            source_words=source.words(follow=False),
+            system=control.system,
+            number=own.number,
+            past=own.past,
+            new_timeline=theirs.timelines.number,
+            timeline=timeline,
+            fork=fork,
+            segment_bytes=control.segment_bytes,
+            node=settings.name,
+            epoch=epoch,
+            reason=reason,
+        )
+        await self._run(job, doing)
+        return name
+
+    async def _run(self, job: Job, doing: Callable[[str], None]) -> None:
+        last = ""
+
+        def heard(line: str) -> None:
+            nonlocal last
+            last = line
+            doing(f"saving diverged writes: {line}")
+
+        doing("saving diverged writes")
+        try:
+            await commands.run(
+                [sys.executable, "-m", "orchestrator.services.postgresql.extracting"],
+                within=SILENT_WITHIN,
+                text=job_as_text(job),
+                heard=heard,
+            )
+        except CannotStart as error:
+            raise CannotStart(last.removeprefix(FAILED) if last.startswith(FAILED) else str(error)) from None
+
+    def _refuse_or_give_up(self, source: Source, epoch: int, why: str, alarmed: Told, name: str = "") -> None:
+        word = self.kept.given_up()
+        if word is None:
+            words = (
+                f"the diverged writes here cannot be saved, so nothing is overwritten: {why}; `tanist divergence give-up` says "
+                "that they may go"
+            )
+            alarmed("rescue-failed", words)
+            raise RefusedByPeer(words)
+        self._note_given_up(source, epoch, why, word, name or f"given-up-{int(time.time())}")
+        self._tries.clear()
+        alarmed("given-up", f"diverged writes were given up by {word.get('by')} ({word.get('reason')}): {why}")
+
+    def _note_given_up(self, source: Source, epoch: int, why: str, word: dict[str, Any], name: str) -> None:
+        """Kept with the name of whoever said it, before the word is used up."""
+        known = next((each for each in self.kept.manifests() if each["name"] == name), {})
+        rows = {"file": str(self.kept.rows(name)) if self.kept.rows(name).exists() else None}
+        said = {"engine": "postgresql", "node": self._files.settings.name, "from": source.name, "epoch": epoch, "writes": 0}
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.kept.make()
+        self.kept.note(name, {**said, "saved_at": moment, **rows, **known, "complete": False, "why": why, "given_up": word})
+        self.kept.used_up()
+
+
+def rescuer(files: DataDirectory, control: Control, directory: Path | None) -> Rescuer | None:
+    return Rescuer(files, control, Kept(directory)) if directory is not None else None
