@@ -8,9 +8,11 @@ rows, so that a row which the new primary has not touched since lies where it la
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -25,8 +27,8 @@ from orchestrator.services.postgresql.walscan import Lost, NoLog, Reader, Scan, 
 from orchestrator.services.starting import CannotStart
 
 FORMAT: Final = 1
-FIRST_USERS: Final = 16384
-"""Relations below this number are the server's own."""
+CATALOGS: Final = ("pg_catalog", "information_schema")
+"""The server's own, by their schema: what was made by a single-user server has low numbers, too."""
 LARGE_OBJECTS: Final = {2613: ("loid", "pageno"), 2995: ("oid",)}
 STATISTICS: Final = (2619, 3429)
 """Catalogs that ANALYZE writes: no change of definitions."""
@@ -34,6 +36,7 @@ NEAR_BLOCKS: Final = 8
 """Touched pages that lie closer together are read in one go."""
 PLACES_AT_ONCE: Final = 500
 TELL_EVERY: Final = 2.0
+WRITES_TOLD: Final = 10_000
 
 RELATIONS: Final = """
 SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text, pg_relation_filenode(c.oid)::bigint,
@@ -51,6 +54,10 @@ FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k (att, n), pg_attribute a
 WHERE i.indrelid = %s AND a.attrelid = i.indrelid AND a.attnum = k.att AND k.n <= i.indnkeyatts
   AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull) ORDER BY i.indisprimary DESC, i.indexrelid LIMIT 1
+"""
+TOUCHED_DATABASES: Final = """
+SELECT DISTINCT base FROM files
+WHERE id IN (SELECT file FROM touched UNION SELECT file FROM gone UNION SELECT file FROM sequences) ORDER BY base
 """
 NEXT_XID: Final = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) & 4294967295)::bigint"
 
@@ -141,7 +148,10 @@ class Extraction:
             with self._kept.writing(self._job.name) as stream:
                 for line in self._lines(scan):
                     stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._manifest(scan, transactions)
+            if self._found.counts or self._found.not_covered:
+                self._manifest(scan, transactions)
+            else:
+                self._kept.rows(self._job.name).unlink()
         finally:
             scan.close()
             (self._kept.directory / f"{self._job.name}.work").unlink(missing_ok=True)
@@ -181,16 +191,18 @@ class Extraction:
             tell=self._said,
         ) as server:
             with closing(server.connect(job.database)) as line:
-                databases = dict(line.execute("SELECT oid::bigint, datname FROM pg_database WHERE datallowconn").fetchall())
-            rows = scan.base.execute("SELECT DISTINCT base FROM files").fetchall()
-            for (base,) in sorted(rows):
+                rows = line.execute("SELECT oid::bigint, datname, datallowconn FROM pg_database").fetchall()
+            databases = {oid: (name, open_) for oid, name, open_ in rows}
+            for (base,) in scan.base.execute(TOUCHED_DATABASES).fetchall():
                 if base == 0:
                     self._shared(scan)
                 elif base not in databases:
-                    self._found.not_covered.append(f"database {base}: it is gone here, or lets nobody in")
+                    self.note({"kind": "ddl", "db": None, "relations": [], "what": f"database {base} was dropped"}, "ddl")
+                elif not databases[base][1]:
+                    self._found.not_covered.append(f"database {databases[base][0]} lets nobody in")
                 else:
-                    with closing(server.connect(databases[base])) as here:
-                        Database(scan, base, databases[base], here, self).read()
+                    with closing(server.connect(databases[base][0])) as here:
+                        Database(scan, base, databases[base][0], here, self).read()
         self._prepared(scan)
 
     def there(self, database: str) -> Session | None:
@@ -242,7 +254,9 @@ class Extraction:
         }
         yield from ({"v": FORMAT, **each} for each in self._others)
         told = {rel: json.loads(said) for rel, said in scan.base.execute("SELECT rel, said FROM relations")}
-        for xid, at, moment, rel, op, key, old, new, place in self._changes(scan):
+        for number, (xid, at, moment, rel, op, key, old, new, place) in enumerate(self._changes(scan)):
+            if number % WRITES_TOLD == 0:
+                self._tell(f"{number} writes saved")
             relation = told[rel]
             self._found.count(op, f"{relation['db']}: {'.'.join(relation['table'])}")
             yield {
@@ -284,7 +298,7 @@ class Extraction:
 
     def _manifest(self, scan: Scan, transactions: int) -> None:
         job, counts = self._job, self._found.counts
-        writes = sum(each for kind, each in counts.items())
+        writes = sum(counts.values())
         manifest = {
             "v": FORMAT,
             "engine": "postgresql",
@@ -322,6 +336,7 @@ class Database:
         self._lost = Lost(scan)
         self._numbers = {file: number for number, file in scan.files.items() if file.database == base}
         self._there_until = 0
+        self._redefined: set[int] = set()
 
     def read(self) -> None:
         here = self._relations(self._here)
@@ -330,14 +345,19 @@ class Database:
             there = self._relations(there_session) if there_session is not None else {}
             if there_session is not None:
                 ((self._there_until,),) = there_session.execute(NEXT_XID).fetchall()
-            self._definitions(here)
+            self._definitions(here, there, there_session)
             for relation in here.values():
-                if relation.oid in LARGE_OBJECTS or (relation.kind == "r" and relation.oid >= FIRST_USERS):
+                if relation.oid in LARGE_OBJECTS or (relation.kind == "r" and relation.schema not in CATALOGS):
                     self._table(relation, there_session, there.get(relation.oid))
                 elif relation.kind == "S" and self._numbers.get(relation.file) is not None:
                     self._sequence(relation, there_session, there.get(relation.oid))
             for oid, relation in there.items():
-                if oid not in here and relation.kind == "r" and oid >= FIRST_USERS and relation.file in self._numbers:
+                if (
+                    oid not in here
+                    and relation.kind == "r"
+                    and relation.schema not in CATALOGS
+                    and relation.file in self._numbers
+                ):
                     assert there_session is not None
                     self._table(relation, there_session, relation, is_here=False)
         finally:
@@ -353,11 +373,11 @@ class Database:
 
     # --- what is no row ----------------------------------------------------------------------------------------------
 
-    def _definitions(self, here: dict[int, Relation]) -> None:
+    def _definitions(self, here: dict[int, Relation], there: dict[int, Relation], there_session: Session | None) -> None:
         catalogs: dict[int, list[str]] = {}
         for relation in here.values():
             number = self._numbers.get(relation.file)
-            if number is None or relation.kind != "r" or relation.oid >= FIRST_USERS:
+            if number is None or relation.kind != "r" or relation.schema not in CATALOGS:
                 continue
             if relation.oid in LARGE_OBJECTS or relation.oid in STATISTICS:
                 continue
@@ -365,12 +385,20 @@ class Database:
                 catalogs.setdefault(xid, []).append(relation.name)
         changed: dict[int, list[str]] = {}
         if catalogs:
-            for xid, name in self._here.execute("SELECT xmin::text::bigint, oid::regclass::text FROM pg_class").fetchall():
+            query = "SELECT xmin::text::bigint, oid::bigint, oid::regclass::text FROM pg_class"
+            for xid, oid, name in self._here.execute(query).fetchall():
                 if xid in catalogs:
+                    self._redefined.add(oid)
                     changed.setdefault(xid, []).append(name)
         for xid, names in catalogs.items():
             line = {"kind": "ddl", "db": self._name, "xid": xid, "relations": changed.get(xid, []), "what": ", ".join(names)}
             self._whole.note(line, "ddl")
+        dropped = [oid for oid in there if oid not in here and there[oid].kind in "rmS"] if catalogs else []
+        if dropped and there_session is not None:
+            query = "SELECT xmin::text::bigint, oid::regclass::text FROM pg_class WHERE oid = ANY (%s) ORDER BY 2"
+            names = [name for xid, name in there_session.execute(query, (dropped,)).fetchall() if not self._is_theirs(xid)]
+            if names:
+                self._whole.note({"kind": "ddl", "db": self._name, "relations": names, "what": "dropped"}, "ddl")
         for relid, xid in self._scan.base.execute("SELECT relid, xid FROM truncated").fetchall():
             if relid in here:
                 names = [here[relid].schema, here[relid].name]
@@ -397,6 +425,10 @@ class Database:
     def _table(self, relation: Relation, there: Session | None, other: Relation | None, *, is_here: bool = True) -> None:
         number = self._numbers.get(relation.file)
         old_number = self._numbers.get(other.file) if other is not None else None
+        moved = is_here and other is not None and other.file != relation.file
+        if moved and relation.oid in self._redefined:
+            line = {"kind": "rewrite", "db": self._name, "table": [relation.schema, relation.name]}
+            self._whole.note({**line, "what": "emptied by TRUNCATE, or written anew by a change of its definition"}, "rewrite")
         if number is None and old_number is None:
             return
         session = self._here if is_here else cast("Session", there)
@@ -412,9 +444,9 @@ class Database:
             theirs = list(dict(there.execute(COLUMNS, (other.oid,)).fetchall()))
             self._old_images(there, other, rel, old_number, theirs, key)
             self._settle_origins(rel)
-        if is_here and other is not None and other.file != relation.file:
+        if moved and other is not None:
             self._rewritten(relation, rel, there, other, list(columns), key)
-        if number is not None and is_here and other is not None and other.file == relation.file:
+        if number is not None and is_here and other is not None and not (moved and key):
             self._unnamed(rel, number)
 
     def _new_images(self, relation: Relation, rel: str, number: int, columns: list[str], key: list[str]) -> None:
@@ -424,28 +456,12 @@ class Database:
             where = sql.SQL("t.ctid >= {}::tid AND t.ctid < {}::tid").format(*ends)
             for place, xid, row in self._rows(self._here, relation, columns, where):
                 if self._lost.has(xid):
-                    self._keep(rel, 2 if self._was_changed(number, place) else 0, key, number, place, xid, row)
-            self._whole.progress(f"reading lost rows: {relation.schema}.{relation.name}, page {end}")
-
-    def _was_changed(self, number: int, place: int) -> bool:
-        """Whether this version came of one that both sides had, by following the versions back through the log."""
-        seen = {place}
-        while True:
-            query = "SELECT old FROM made m JOIN lost l USING (xid) WHERE file = ? AND place = ? ORDER BY l.lsn DESC LIMIT 1"
-            found = self._scan.base.execute(query, (number, place)).fetchone()
-            if found is None:
-                bulk = "SELECT 1 FROM bulk WHERE file = ? AND block = ? LIMIT 1"
-                is_bulk = self._scan.base.execute(bulk, (number, place // OFFSETS)).fetchone() is not None
-                return len(seen) > 1 and not is_bulk
-            if found[0] is None or found[0] in seen:
-                return False
-            place = found[0]
-            seen.add(place)
+                    self._keep(rel, 0 if self._scan.origin(number, place) is None else 2, key, number, place, xid, row)
 
     def _old_images(self, there: Session, other: Relation, rel: str, number: int, columns: list[str], key: list[str]) -> None:
         query = """
             SELECT place, (SELECT g.xid FROM gone g JOIN lost l USING (xid) WHERE g.file = a.file AND g.place = a.place
-                           ORDER BY l.lsn LIMIT 1)
+                           ORDER BY g.at LIMIT 1)
             FROM (SELECT DISTINCT file, place FROM gone WHERE file = ?) a ORDER BY place
         """
         cursor = self._scan.base.cursor().execute(query, (number,))
@@ -456,14 +472,14 @@ class Database:
             for place, xid, row in self._rows(there, other, columns, where):
                 if not self._is_theirs(xid):
                     self._keep(rel, 1, key, number, place, xids[place], row)
-            self._whole.progress(f"reading what was there before: {other.schema}.{other.name}")
 
     def _settle_origins(self, rel: str) -> None:
         """A version whose origin lies there under another key, or in a table without one, is told as a new row beside it."""
-        query = "SELECT id, file, place FROM images WHERE rel = ? AND old = 2"
-        for number, file, place in self._scan.base.execute(query, (rel,)).fetchall():
-            if self._start_is_known(rel, file, place):
-                self._scan.base.execute("UPDATE images SET old = 0 WHERE id = ?", (number,))
+        base, beside = self._scan.base, array("q")
+        for number, file, place in base.execute("SELECT id, file, place FROM images WHERE rel = ? AND old = 2", (rel,)):
+            if self._is_known(rel, self._scan.origin(file, place)):
+                beside.append(number)
+        base.executemany("UPDATE images SET old = 0 WHERE id = ?", ((number,) for number in beside))
 
     def _is_theirs(self, xid: int) -> bool:
         """Written by the new primary itself: not given out before the fork point, and given out there by now."""
@@ -472,37 +488,23 @@ class Database:
 
     def _unnamed(self, rel: str, number: int) -> None:
         """Rows that were deleted here and have been changed there since: nobody can tell which they were."""
-        query = """
-            SELECT g.place, g.xid FROM gone g
-            WHERE g.file = ? AND g.deleted = 1
-              AND NOT EXISTS (SELECT 1 FROM images i WHERE i.rel = ? AND i.old = 1 AND i.place = g.place)
-              AND NOT EXISTS (SELECT 1 FROM bulk b WHERE b.file = g.file AND b.block = g.place / 65536)
-        """
-        for place, xid in self._scan.base.execute(query, (number, rel)).fetchall():
-            made = self._scan.base.execute("SELECT 1 FROM made WHERE file = ? AND place = ?", (number, place)).fetchone()
-            if made is None or (self._was_changed(number, place) and not self._start_is_known(rel, number, place)):
+        query = "SELECT place, at, xid FROM gone WHERE file = ? AND deleted = 1 ORDER BY place, at"
+        for place, at, xid in self._scan.base.execute(query, (number,)):
+            origin = self._scan.origin(number, place, at)
+            if origin is not None and not self._is_known(rel, origin):
                 self._scan.base.execute(
-                    "INSERT INTO images (rel, old, file, place, xid) VALUES (?, 3, ?, ?, ?)", (rel, number, place, xid)
+                    "INSERT INTO images (rel, old, file, place, xid) VALUES (?, 3, ?, ?, ?)", (rel, number, origin, xid)
                 )
 
-    def _start_is_known(self, rel: str, number: int, place: int) -> bool:
-        """The oldest version of this row lies on the new primary as it was, so its deletion is told already."""
-        seen = {place}
-        while True:
-            if self._scan.base.execute("SELECT 1 FROM images WHERE rel = ? AND old = 1 AND place = ?", (rel, place)).fetchone():
-                return True
-            found = self._scan.base.execute("SELECT old FROM made WHERE file = ? AND place = ?", (number, place)).fetchone()
-            if found is None or found[0] is None or found[0] in seen:
-                return False
-            place = found[0]
-            seen.add(place)
+    def _is_known(self, rel: str, origin: int | None) -> bool:
+        """What the row was before lies on the new primary, so it is told already."""
+        query = "SELECT 1 FROM images WHERE rel = ? AND old = 1 AND place = ?"
+        return origin is not None and self._scan.base.execute(query, (rel, origin)).fetchone() is not None
 
     def _rewritten(
         self, relation: Relation, rel: str, there: Session | None, other: Relation, columns: list[str], key: list[str]
     ) -> None:
         """A rewrite gives every row the number of its transaction: rows that say the same as there were not changed."""
-        line = {"kind": "rewrite", "db": self._name, "table": [relation.schema, relation.name]}
-        self._whole.note({**line, "what": "emptied by TRUNCATE, or written anew by a change of its definition"}, "rewrite")
         if not key or there is None:
             return
         theirs = [name for name in dict(there.execute(COLUMNS, (other.oid,)).fetchall()) if name in columns]
@@ -513,15 +515,10 @@ class Database:
             "(SELECT 1 FROM images o WHERE o.rel = n.rel AND o.old = 1 AND o.key = n.key)",
             (rel,),
         )
-        rows = sql.SQL(", ").join(sql.Identifier("t", name) for name in key)
-        gone: list[int] = []
+        gone = array("q")
         while batch := cursor.fetchmany(PLACES_AT_ONCE):
-            wanted = sql.SQL(", ").join(
-                sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, json.loads(each[1])))) for each in batch
-            )
-            where = sql.SQL("({}) IN ({})").format(rows, wanted)
             by_key = {each[1]: each for each in batch}
-            for place, xid, row in self._rows(there, other, theirs, where):
+            for place, xid, row in self._rows(there, other, theirs, _with_keys(key, by_key)):
                 mine = by_key.get(_key_of(row, key))
                 if mine is None or self._is_theirs(xid):
                     continue
@@ -530,7 +527,25 @@ class Database:
                     gone.append(mine[0])
                 else:
                     self._keep(rel, 1, key, 0, place, mine[3], row)
-        self._scan.base.executemany("DELETE FROM images WHERE id = ?", [(each,) for each in gone])
+        self._scan.base.executemany("DELETE FROM images WHERE id = ?", ((each,) for each in gone))
+        self._removed(relation, rel, there, other, theirs, key)
+
+    def _removed(self, relation: Relation, rel: str, there: Session, other: Relation, columns: list[str], key: list[str]) -> None:
+        """Where rows have moved only their keys tell which are gone. All of them, from an emptied table: that is told already."""
+        table = sql.Identifier(relation.schema, relation.name)
+        ((empty,),) = self._here.execute(sql.SQL("SELECT NOT EXISTS (SELECT FROM ONLY {})").format(table)).fetchall()
+        query = "SELECT xid FROM touched WHERE file = :file UNION ALL SELECT xid FROM gone WHERE file = :file LIMIT 1"
+        writer = self._scan.base.execute(query, {"file": self._numbers.get(relation.file)}).fetchone()
+        if empty or writer is None:
+            return
+        known = "SELECT 1 FROM images WHERE rel = ? AND old = 1 AND key = ?"
+        rows = (each for each in self._rows(there, other, columns, sql.SQL("true")) if not self._is_theirs(each[1]))
+        while batch := {_key_of(row, key): (place, row) for place, _, row in islice(rows, PLACES_AT_ONCE)}:
+            for _, _, row in self._rows(self._here, relation, key, _with_keys(key, batch)):
+                batch.pop(_key_of(row, key), None)
+            for words, (place, row) in batch.items():
+                if self._scan.base.execute(known, (rel, words)).fetchone() is None:
+                    self._keep(rel, 1, key, 0, place, writer[0], row)
 
     # --- rows as text ------------------------------------------------------------------------------------------------
 
@@ -543,7 +558,9 @@ class Database:
             names, sql.Identifier(relation.schema, relation.name), where
         )
         with session.cursor() as cursor, cursor.copy(query) as copy:
-            for ctid, xmin, *values in copy.rows():
+            for number, (ctid, xmin, *values) in enumerate(copy.rows()):
+                if number % WRITES_TOLD == 0:
+                    self._whole.progress(f"reading {relation.schema}.{relation.name}: {number} rows")
                 block, _, offset = ctid[1:-1].partition(",")
                 yield int(block) * OFFSETS + int(offset), int(xmin), dict(zip(columns, values, strict=True))
 
@@ -558,6 +575,13 @@ def _key_of(row: dict[str, Any], key: Sequence[str]) -> str | None:
     if not key or any(row.get(name) is None for name in key):
         return None
     return json.dumps([row[name] for name in key], ensure_ascii=False)
+
+
+def _with_keys(key: Sequence[str], wanted: Iterable[str | None]) -> sql.Composable:
+    """Values without a type take that of their column, so that the key's index serves."""
+    rows = (sql.SQL("({})").format(sql.SQL(", ").join(map(sql.Literal, json.loads(each)))) for each in wanted if each)
+    names = sql.SQL(", ").join(sql.Identifier("t", name) for name in key)
+    return sql.SQL("({}) IN ({})").format(names, sql.SQL(", ").join(rows))
 
 
 def _runs(blocks: Iterator[int]) -> Iterator[tuple[int, int]]:

@@ -61,6 +61,7 @@ READING: Final = {
     "lc_monetary": "C",
     "default_transaction_read_only": "on",
     "statement_timeout": "0",
+    "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "0",
     "jit": "off",
 }

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,24 @@ from orchestrator.services.postgresql.source import Identity, Source
 from orchestrator.services.postgresql.timelines import ENDLESS, shared
 from orchestrator.services.starting import CannotStart
 
-SILENT_WITHIN: Span = 300.0
-TRIES = 2
-"""In a row, for one primary; then a person is asked."""
+SILENT_WITHIN: Span = 1800.0
+"""Sorting what a hundred million rows have left behind says nothing for a while."""
+AGAIN_AFTER: Span = 2.0
+AGAIN_AT_LEAST_EVERY: Span = 60.0
+"""A rescue that failed is tried again ever more seldom: each try opens the old data."""
 FAILED = "failed: "
 
 Told = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    primary: tuple[NodeName, int]
+    why: str
+    name: str
+    """Of what was saved all the same; empty when nothing was."""
+    wait: Span
+    again_at: float
 
 
 class Rescuer:
@@ -32,29 +45,31 @@ class Rescuer:
         self._files = files
         self._control = control
         self.kept = kept
-        self._tries: dict[tuple[NodeName, int], tuple[int, str]] = {}
+        self._failed: Failed | None = None
+        self._told = ""
 
     async def rescue(
         self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None], alarmed: Told
     ) -> None:
         """The server is stopped. Raises RefusedByPeer, when what is here cannot be saved and nobody has given it up."""
-        number, why = self._tries.get((source.name, epoch), (0, ""))
+        failed = self._failed
+        if failed is not None and failed.primary == (source.name, epoch) and time.monotonic() < failed.again_at:
+            self._refuse_or_give_up(source, epoch, failed.why, alarmed, failed.name)
+            return
+        name = ""
         try:
-            if number >= TRIES:
-                raise CannotStart(f"{number} tries in a row have failed, the last one because {why}")
             name = await self._rescue(source, theirs, epoch, reason, doing)
+            manifest = next((each for each in self.kept.manifests() if each["name"] == name), None)
+            if manifest is not None and not manifest["complete"]:
+                raise CannotStart(f"not all could be saved: {manifest['why']}")
         except (CannotStart, NoData, OSError) as error:
+            wait = min(failed.wait * 2, AGAIN_AT_LEAST_EVERY) if failed is not None else AGAIN_AFTER
             why = " ".join(str(error).split())
-            if number < TRIES:
-                self._tries[source.name, epoch] = number + 1, why
-            self._refuse_or_give_up(source, epoch, why, alarmed)
+            self._failed = Failed((source.name, epoch), why, name, wait, time.monotonic() + wait)
+            self._refuse_or_give_up(source, epoch, why, alarmed, name)
             return
-        manifest = self.kept.manifest(name)
-        if not manifest["complete"]:
-            self._refuse_or_give_up(source, epoch, f"not all could be saved: {manifest['why']}", alarmed, name)
-            return
-        self._tries.clear()
-        if manifest["writes"]:
+        self._failed = None
+        if manifest is not None:
             alarmed(
                 "diverged", f"{manifest['writes']} diverged writes saved in {manifest['file']}: tanist divergence show {name}"
             )
@@ -128,10 +143,12 @@ class Rescuer:
                 f"the diverged writes here cannot be saved, so nothing is overwritten: {why}; `tanist divergence give-up` says "
                 "that they may go"
             )
-            alarmed("rescue-failed", words)
+            if words != self._told:
+                self._told = words
+                alarmed("rescue-failed", words)
             raise RefusedByPeer(words)
         self._note_given_up(source, epoch, why, word, name or f"given-up-{int(time.time())}")
-        self._tries.clear()
+        self._failed = None
         alarmed("given-up", f"diverged writes were given up by {word.get('by')} ({word.get('reason')}): {why}")
 
     def _note_given_up(self, source: Source, epoch: int, why: str, word: dict[str, Any], name: str) -> None:

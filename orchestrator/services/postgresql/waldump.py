@@ -20,7 +20,7 @@ _TIME: Final = re.compile(r"(\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?) (\S+?)(?
 _SUBXACTS: Final = re.compile(r"subxacts:((?: \d+)+)")
 _SEQUENCE: Final = re.compile(r"rel (\d+)/(\d+)/(\d+)")
 _GID: Final = re.compile(r"gid (.*?): \d{4,}-\d\d-\d\d ")
-_RELIDS: Final = re.compile(r"relids((?: \d+)+)")
+_RELIDS: Final = re.compile(r"\brelids:?((?:[ ,\[]+\d+)+)")
 
 OFFSETS: Final = 1 << 16
 """A place in a table is its block times this, plus the number of its line pointer."""
@@ -95,7 +95,7 @@ def read(line: str) -> Record | None:
 def _heap(what: str, xid: int, at: int, rest: str) -> Record:
     if what == "TRUNCATE":
         relids = _RELIDS.search(rest)
-        numbers = tuple(int(each) for each in relids[1].split()) if relids else ()
+        numbers = tuple(int(each) for each in re.findall(r"\d+", relids[1])) if relids else ()
         return Record(kind=Kind.TRUNCATE, lsn=at, xid=xid, relids=numbers)
     blocks = list(_blocks(rest)) if what in ("INSERT", "DELETE", "UPDATE", "HOT_UPDATE", "MULTI_INSERT") else []
     if not blocks:

@@ -15,6 +15,8 @@ from orchestrator.services.postgresql.waldump import File, Kind, Record, is_befo
 from orchestrator.services.starting import CannotStart, die_with_parent
 
 TELL_EVERY: Final = 50_000
+LAST: Final = (1 << 63) - 1
+"""The largest number that SQLite knows."""
 BATCH: Final = 5_000
 ENDS: Final = re.compile(r"error in WAL record at|could not find a valid record|invalid record length|could not find file")
 """Last words of a reader who has come to the end of the log."""
@@ -23,22 +25,25 @@ TABLES: Final = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, tablespace INTEGER, base INTEGER, node INTEGER, UNIQUE (tablespace, base, node));
 CREATE TABLE lost (xid INTEGER PRIMARY KEY, top INTEGER, lsn INTEGER, time TEXT);
 CREATE TABLE touched (file INTEGER, block INTEGER, xid INTEGER, PRIMARY KEY (file, block, xid)) WITHOUT ROWID;
-CREATE TABLE made (file INTEGER, place INTEGER, xid INTEGER, old INTEGER, PRIMARY KEY (file, place, xid)) WITHOUT ROWID;
-CREATE TABLE gone (file INTEGER, place INTEGER, xid INTEGER, deleted INTEGER, PRIMARY KEY (file, place, xid)) WITHOUT ROWID;
+CREATE TABLE made (file INTEGER, place INTEGER, at INTEGER, xid INTEGER, old INTEGER, PRIMARY KEY (file, place, at))
+    WITHOUT ROWID;
+CREATE TABLE gone (file INTEGER, place INTEGER, at INTEGER, xid INTEGER, deleted INTEGER, PRIMARY KEY (file, place, at))
+    WITHOUT ROWID;
 CREATE TABLE bulk (file INTEGER, block INTEGER, xid INTEGER, PRIMARY KEY (file, block, xid)) WITHOUT ROWID;
 CREATE TABLE sequences (file INTEGER PRIMARY KEY);
 CREATE TABLE truncated (relid INTEGER, xid INTEGER, PRIMARY KEY (relid, xid)) WITHOUT ROWID;
 CREATE TABLE prepared (xid INTEGER PRIMARY KEY, gid TEXT);
 CREATE TABLE images (id INTEGER PRIMARY KEY, rel TEXT, old INTEGER, key TEXT, file INTEGER, place INTEGER, xid INTEGER, row TEXT);
 CREATE INDEX images_key ON images (rel, old, key);
+CREATE INDEX images_place ON images (rel, old, place);
 CREATE TABLE relations (rel TEXT PRIMARY KEY, said TEXT);
 """
 """Bounded memory: a million lost rows lie on disk."""
 
 INTO: Final = {
     "touched": "INSERT OR IGNORE INTO touched VALUES (?, ?, ?)",
-    "made": "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?)",
-    "gone": "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?)",
+    "made": "INSERT OR REPLACE INTO made VALUES (?, ?, ?, ?, ?)",
+    "gone": "INSERT OR REPLACE INTO gone VALUES (?, ?, ?, ?, ?)",
     "bulk": "INSERT OR IGNORE INTO bulk VALUES (?, ?, ?)",
 }
 
@@ -111,11 +116,11 @@ class Scan:
                 self._put("bulk", number, block, xid)
         if record.old_file is not None:
             file, place = record.old_file
-            self._put("gone", self.file(file), place, xid, int(record.kind is Kind.REMOVE))
+            self._put("gone", self.file(file), place, record.lsn, xid, int(record.kind is Kind.REMOVE))
             if record.place is not None:
-                self._put("made", self.file(file), record.place, xid, place)
+                self._put("made", self.file(file), record.place, record.lsn, xid, place)
         elif record.place is not None:
-            self._put("made", self.file(record.files[0][0]), record.place, xid, None)
+            self._put("made", self.file(record.files[0][0]), record.place, record.lsn, xid, None)
 
     def _put(self, table: str, *row: int | None) -> None:
         waiting = self._waiting[table]
@@ -158,6 +163,17 @@ class Scan:
                 break
         self._flush()
 
+    def origin(self, file: int, place: int, at: int = ENDLESS) -> int | None:
+        """Where the row that lay at `place` before `at` lay at the fork point; None when it was added since."""
+        query = "SELECT at, old FROM made WHERE file = ? AND place = ? AND at < ? ORDER BY at DESC LIMIT 1"
+        at = min(at, LAST)
+        while (found := self.base.execute(query, (file, place, at)).fetchone()) is not None:
+            at, place = found
+            if place is None:
+                return None
+        bulk = "SELECT 1 FROM bulk WHERE file = ? AND block = ? LIMIT 1"
+        return None if self.base.execute(bulk, (file, place // waldump.OFFSETS)).fetchone() is not None else place
+
     def keep_lost(self) -> None:
         """What was rolled back, or is still open, is nobody's loss."""
         for table in ("touched", "made", "gone", "bulk", "truncated"):
@@ -191,9 +207,7 @@ def before(own: Timelines, fork: int, segment_bytes: int) -> Iterator[tuple[int,
     number = (fork - 1) // segment_bytes
     while number >= 0:
         begin, end = number * segment_bytes, min((number + 1) * segment_bytes, fork)
-        older = [timeline for timeline, left_at in own.past if left_at // segment_bytes > number]
-        newer = [timeline for timeline, left_at in own.past if left_at >= fork]
-        yield (older or newer or [own.number])[0], begin, end
+        yield next((timeline for timeline, left_at in own.past if left_at >= end), own.number), begin, end
         number -= 1
 
 
