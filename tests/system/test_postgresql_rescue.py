@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import stat
 import sys
@@ -223,6 +224,9 @@ def test_what_only_the_old_primary_had_is_saved_row_for_row(pair: Servers):
         pair.sql("b", "UPDATE items SET name = 'of b' WHERE id = 200; INSERT INTO items (id) VALUES (1001)")
         pair.sql("b", "VACUUM FULL parts_us")
         pair.sql("b", "VACUUM FULL big")
+        made_in_advance = pair.directory / "a" / "pg_wal" / "000000010000000000000099"
+        made_in_advance.write_bytes(bytes(16 << 20))
+        shutil.chown(made_in_advance, "postgres", "postgres")
         before, seen = log_of(pair), {}
 
         def heard(words: str) -> None:

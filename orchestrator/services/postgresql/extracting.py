@@ -86,6 +86,8 @@ class Job:
     timeline: int
     """The last one that both sides have, left by one of them at the fork point."""
     fork: int
+    reached: int = 0
+    """The log here is known to have come so far."""
     segment_bytes: int
     node: str
     epoch: int
@@ -160,9 +162,15 @@ class Extraction:
 
     def _scan(self, scan: Scan) -> None:
         job = self._job
-        reader = Reader(Path(job.programs), Path(job.data) / "pg_wal", job.run_as, self._tell)
+        reader = Reader(Path(job.programs), Path(job.data) / "pg_wal", job.segment_bytes, job.run_as, self._tell)
         for timeline, begin, end in past(job.own, job.timeline, job.fork):
-            scan.take(reader.records(timeline, begin, end))
+            try:
+                scan.take(reader.records(timeline, begin, end))
+            except NoLog:
+                if scan.records or job.reached > job.fork:
+                    raise
+        if not scan.records and job.reached <= job.fork:
+            return  # the log ends where the histories part
         if not scan.records:
             raise CannotStart(f"nothing can be read in the log here from {lsn.written(job.fork)} on, where the histories part")
         try:

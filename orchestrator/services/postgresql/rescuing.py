@@ -15,6 +15,7 @@ from orchestrator.services.postgresql import commands, lsn
 from orchestrator.services.postgresql.control import Control
 from orchestrator.services.postgresql.extracting import Job, job_as_text
 from orchestrator.services.postgresql.files import DataDirectory, NoData
+from orchestrator.services.postgresql.rewinding import COMPARED_BYTES
 from orchestrator.services.postgresql.settings import programs
 from orchestrator.services.postgresql.source import Identity, Source
 from orchestrator.services.postgresql.timelines import ENDLESS, shared
@@ -47,6 +48,8 @@ class Rescuer:
         self.kept = kept
         self._failed: Failed | None = None
         self._told = ""
+        self._name = ""
+        """Of the divergence at hand."""
 
     async def rescue(
         self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None], alarmed: Told
@@ -56,25 +59,28 @@ class Rescuer:
         if failed is not None and failed.primary == (source.name, epoch) and time.monotonic() < failed.again_at:
             self._refuse_or_give_up(source, epoch, failed.why, alarmed, failed.name)
             return
-        name = ""
+        self._name = ""
         try:
-            name = await self._rescue(source, theirs, epoch, reason, doing)
-            manifest = next((each for each in self.kept.manifests() if each["name"] == name), None)
-            if manifest is not None and not manifest["complete"]:
+            is_new = await self._rescue(source, theirs, epoch, reason, doing)
+            manifest = self._manifest()
+            if manifest is not None and not _is_settled(manifest):
                 raise CannotStart(f"not all could be saved: {manifest['why']}")
         except (CannotStart, NoData, OSError) as error:
             wait = min(failed.wait * 2, AGAIN_AT_LEAST_EVERY) if failed is not None else AGAIN_AFTER
             why = " ".join(str(error).split())
-            self._failed = Failed((source.name, epoch), why, name, wait, time.monotonic() + wait)
-            self._refuse_or_give_up(source, epoch, why, alarmed, name)
+            self._failed = Failed((source.name, epoch), why, self._name, wait, time.monotonic() + wait)
+            self._refuse_or_give_up(source, epoch, why, alarmed, self._name)
             return
         self._failed = None
-        if manifest is not None:
-            alarmed(
-                "diverged", f"{manifest['writes']} diverged writes saved in {manifest['file']}: tanist divergence show {name}"
-            )
+        if manifest is not None and is_new:
+            show = f"tanist divergence show {self._name}"
+            alarmed("diverged", f"{manifest['writes']} diverged writes saved in {manifest['file']}: {show}")
 
-    async def _rescue(self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None]) -> str:
+    def _manifest(self) -> dict[str, Any] | None:
+        return next((each for each in self.kept.manifests() if each["name"] == self._name), None)
+
+    async def _rescue(self, source: Source, theirs: Identity, epoch: int, reason: str, doing: Callable[[str], None]) -> bool:
+        """False when that was done before an interrupted rewind or copy, or a person has given these writes up."""
         files, settings = self._files, self._files.settings
         control = await files.control()
         own = files.timelines(control.timeline)
@@ -82,13 +88,19 @@ class Rescuer:
         if common is None:
             raise CannotStart(f"nothing tells where the history here and {source.name}'s part: {reason}")
         timeline, fork = common.timeline, common.upto
-        if fork == ENDLESS:  # two timelines of one number: both began where the one before was left
-            if not own.past:
-                raise CannotStart(f"nothing tells where the history here and {source.name}'s part: {reason}")
+        if fork == ENDLESS:
             timeline, fork = own.number, own.fork
+            mine = files.wal_bytes(timeline, fork, COMPARED_BYTES, control.segment_bytes) if fork else None
+            other = await source.wal_bytes(timeline, fork, COMPARED_BYTES, control.segment_bytes) if mine is not None else None
+            if mine is None or other is None:
+                raise CannotStart(f"nothing tells where the history here and {source.name}'s part: {reason}")
+            if mine == other:
+                return False  # the source's own timeline, followed here: a half-way rewind or copy, and nothing was written here
         name = f"{control.system}-tl{own.number}-{timeline}-{lsn.written(fork).replace('/', '-')}"
-        if any(each["name"] == name and each["complete"] and self.kept.rows(name).exists() for each in self.kept.manifests()):
-            return name  # saved before an interrupted rewind or copy
+        self._name = name
+        known = self._manifest()
+        if known is not None and _is_settled(known) and (known.get("given_up") or self.kept.rows(name).exists()):
+            return False
         await self._control.wait_for_the_last_one()
         files.make_standby()
         job = Job(
@@ -109,13 +121,14 @@ class Rescuer:
             new_timeline=theirs.timelines.number,
             timeline=timeline,
             fork=fork,
+            reached=max(control.checkpoint + 1, control.recovery_end),
             segment_bytes=control.segment_bytes,
             node=settings.name,
             epoch=epoch,
             reason=reason,
         )
         await self._run(job, doing)
-        return name
+        return True
 
     async def _run(self, job: Job, doing: Callable[[str], None]) -> None:
         last = ""
@@ -160,6 +173,10 @@ class Rescuer:
         self.kept.make()
         self.kept.note(name, {**said, "saved_at": moment, **rows, **known, "complete": False, "why": why, "given_up": word})
         self.kept.used_up()
+
+
+def _is_settled(manifest: dict[str, Any]) -> bool:
+    return bool(manifest.get("complete") or manifest.get("given_up"))
 
 
 def rescuer(files: DataDirectory, control: Control, directory: Path | None) -> Rescuer | None:

@@ -1,13 +1,16 @@
 """The log past the fork point, read into a small database on disk: which transactions were lost, and what they touched."""
 
+import os
 import re
 import sqlite3
 import subprocess
+import sys
+import tempfile
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.services.postgresql import commands, lsn, waldump
 from orchestrator.services.postgresql.timelines import ENDLESS, Timelines
@@ -18,8 +21,14 @@ TELL_EVERY: Final = 50_000
 LAST: Final = (1 << 63) - 1
 """The largest number that SQLite knows."""
 BATCH: Final = 5_000
-ENDS: Final = re.compile(r"error in WAL record at|could not find a valid record|invalid record length|could not find file")
+GONE: Final = re.compile(
+    r"could not find file|could not locate WAL file|could not open file|could not open directory|not find any WAL file"
+)
+ENDS: Final = re.compile(rf"error in WAL record at|could not find a valid record|invalid record length|{GONE.pattern}")
 """Last words of a reader who has come to the end of the log."""
+SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
+SIZE_AT: Final = 32
+"""Where a segment's first page tells how large segments are (xlog_internal.h, XLogLongPageHeaderData)."""
 
 TABLES: Final = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, tablespace INTEGER, base INTEGER, node INTEGER, UNIQUE (tablespace, base, node));
@@ -212,19 +221,36 @@ def before(own: Timelines, fork: int, segment_bytes: int) -> Iterator[tuple[int,
 
 
 class Reader:
-    def __init__(self, programs: Path, wal: Path, run_as: str | None, tell: Callable[[str], None]) -> None:
+    def __init__(self, programs: Path, wal: Path, segment_bytes: int, run_as: str | None, tell: Callable[[str], None]) -> None:
         self._programs = programs
         self._wal = wal
+        self._segment_bytes = segment_bytes
         self._run_as = run_as
         self._tell = tell
         self._read = 0
-        self.failed = ""
 
     def records(self, timeline: int, begin: int, end: int) -> Iterator[Record]:
         """Raises CannotStart when it ends otherwise than at the log's end."""
-        command = [str(self._programs / "pg_waldump"), "-p", str(self._wal), "-t", str(timeline), "-s", lsn.written(begin)]
-        if end != ENDLESS:
-            command += ["-e", lsn.written(end)]
+        identity = commands.as_user(self._run_as)
+        with tempfile.TemporaryDirectory(prefix="tanist-") as place:
+            if identity:
+                os.chown(place, identity["user"], identity["group"])
+            self._link(Path(place))
+            command = [str(self._programs / "pg_waldump"), "-p", place, "-t", str(timeline), "-s", lsn.written(begin)]
+            if end != ENDLESS:
+                command += ["-e", lsn.written(end)]
+            yield from self._of(command, identity, begin, end)
+
+    def _link(self, place: Path) -> None:
+        """Only what was begun: pg_waldump takes the size of segments from any file there, also from one made in advance."""
+        for path in self._wal.iterdir():
+            if SEGMENT.fullmatch(path.name):
+                with path.open("rb") as stream:
+                    head = stream.read(SIZE_AT + 4)
+                if int.from_bytes(head[SIZE_AT:], sys.byteorder) == self._segment_bytes:
+                    (place / path.name).symlink_to(path)
+
+    def _of(self, command: list[str], identity: dict[str, Any], begin: int, end: int) -> Iterator[Record]:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -235,7 +261,7 @@ class Reader:
             cwd="/",
             env=commands.environment({"TZ": "UTC"}),
             preexec_fn=die_with_parent,
-            **commands.as_user(self._run_as),
+            **identity,
         )
         assert process.stdout is not None and process.stderr is not None
         found = 0
@@ -252,7 +278,7 @@ class Reader:
             words = " ".join(process.stderr.read().split())
         if process.returncode != 0 and not ENDS.search(words):
             raise CannotStart(f"the log here cannot be read: {words}")
-        if not found and "could not find file" in words:
+        if not found and GONE.search(words):
             raise NoLog(f"the log from {lsn.written(begin)} on is not here any more: {words}")
 
 
