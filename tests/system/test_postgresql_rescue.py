@@ -226,7 +226,8 @@ def test_what_only_the_old_primary_had_is_saved_row_for_row(pair: Servers):
         pair.sql("b", "VACUUM FULL big")
         made_in_advance = pair.directory / "a" / "pg_wal" / "000000010000000000000099"
         made_in_advance.write_bytes(bytes(16 << 20))
-        shutil.chown(made_in_advance, "postgres", "postgres")
+        if os.geteuid() == 0:
+            shutil.chown(made_in_advance, "postgres", "postgres")
         before, seen = log_of(pair), {}
 
         def heard(words: str) -> None:
