@@ -51,7 +51,15 @@ class StateCollector(Collector):
             "For how long this has been wrong with the service here, by its code",
             labels=["group", "code"],
         )
+        diverged = GaugeMetricFamily(
+            "tanist_diverged_writes", "Writes of a lost history that are saved here and nobody has settled", labels=["group"]
+        )
+        unsaved = GaugeMetricFamily(
+            "tanist_divergences_incomplete", "Divergences here whose writes were not all saved", labels=["group"]
+        )
         for name, runner in self._node.groups.items():
+            diverged.add_metric([name], sum(each["writes"] or 0 for each in runner.diverged))
+            unsaved.add_metric([name], sum(not each["complete"] for each in runner.diverged))
             state, keeper = runner.state, runner.state.keeper
             if state.local.finding is not None:
                 finding.add_metric([name, state.local.finding.code], max(0.0, now() - state.local.found_since))
@@ -74,7 +82,7 @@ class StateCollector(Collector):
             behind = runner.lag_bytes()
             if behind is not None:
                 lag.add_metric([name], behind)
-        yield from (role, epoch, left, frozen, paused, waiting, lost, succession, promise, lag, finding)
+        yield from (role, epoch, left, frozen, paused, waiting, lost, succession, promise, lag, finding, diverged, unsaved)
 
     # --- paths -------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import checking, dismantling, people, running, simulating, telling
+from orchestrator.cli import checking, dismantling, diverging, people, running, simulating, telling
 from orchestrator.cli.context import Setting
 from orchestrator.lab import command as lab
 
@@ -50,6 +50,7 @@ for each in (
     people.pause,
     people.resume,
     people.adopt,
+    diverging.divergence,
     dismantling.dismantle,
     checking.key,
     checking.schema,

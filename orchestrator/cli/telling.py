@@ -111,6 +111,7 @@ def _draw_remarks(group: dict[str, Any]) -> list[RenderableType]:
         lines.append(Text(f"WAITS FOR A PERSON: {proposal['situation']}", style="bold yellow"))
         lines.append(Text(f"  tanist confirm {proposal['id']}    or    tanist reject {proposal['id']}"))
     lines += [line for member in group["members"] for line in _draw_finding(member)]
+    lines += [_draw_divergence(each) for each in group.get("divergence", ())]
     verdict = group["verdict"]
     if verdict is not None and verdict["diagnosis"] != "healthy":
         lines.append(Text(verdict["sentence"], style="red"))
@@ -125,6 +126,14 @@ def _draw_finding(member: dict[str, Any]) -> list[RenderableType]:
         return []
     words = f": {found['words']}" if found["words"] else ""
     return [Text(f"{member['name']}: {found['code'].replace('_', ' ')} for {in_words(found['for_seconds'])}{words}", style="red")]
+
+
+def _draw_divergence(each: dict[str, Any]) -> RenderableType:
+    """Until somebody has said that they may go."""
+    if each["complete"]:
+        return Text(f"{each['writes']} diverged writes saved in {each['file']}: tanist divergence show", style="yellow")
+    saved = f", {each['writes']} of them saved in {each['file']}" if each["file"] else ""
+    return Text(f"diverged writes were not all saved{saved}: {each['why']}", style="red")
 
 
 @click.command()
@@ -160,6 +169,7 @@ def explain_lines(answer: dict[str, Any]) -> list[RenderableType]:
         lines.append(Text(f'not done: {each["act"]}, by the gate "{each["gate"]}": {each["reason"]}{until}', style="yellow"))
     if not answer["refusals"]:
         lines.append(Text("nothing is being held back"))
+    lines += [_draw_divergence(each) for each in answer.get("divergence", ())]
     lines += [Text(f"failed: {each}", style="red") for each in answer["failures"]]
     lines.append(Text("before:"))
     for entry in answer["history"]:

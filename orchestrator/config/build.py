@@ -135,6 +135,7 @@ def postgresql_settings(config: ClusterConfig, group: GroupName, node: NodeName)
     given = {name: getattr(merged, name) for name in PostgresqlSection.model_fields if getattr(merged, name) is not None}
     given |= {"name": node, "host": host, "port": port, "control": ControlKind(merged.control or "direct")}
     given["synchronous"] = section.replication != "asynchronous"
+    given["divergence_directory"] = divergence_directory(config, group, node)
     return PostgresqlSettings(**given)
 
 
@@ -166,6 +167,11 @@ def run_directory(config: ClusterConfig, node: NodeName) -> Path:
 
 def state_directory(config: ClusterConfig, node: NodeName) -> Path:
     return config.directories.state / node
+
+
+def divergence_directory(config: ClusterConfig, group: GroupName, node: NodeName) -> Path:
+    """Where a member's writes that its successor has not are kept."""
+    return state_directory(config, node) / group / "divergence"
 
 
 def keeper_setup(config: ClusterConfig, node: NodeName) -> KeeperSetup:

@@ -11,6 +11,7 @@ from orchestrator.config.build import (
     addresses,
     check_node,
     client_files,
+    divergence_directory,
     domain_group,
     domain_policy,
     groups_of,
@@ -38,6 +39,7 @@ from orchestrator.keeper.gate import why_impossible
 from orchestrator.keeper.page import boot_id
 from orchestrator.keeper.setup import KeeperSetup
 from orchestrator.ports import Mediator, RefusedByPeer, Service
+from orchestrator.services.divergence import Kept
 from orchestrator.services.postgresql.service import PostgresqlService
 from orchestrator.services.redis.service import RedisService
 
@@ -182,13 +184,14 @@ def _runner(node: Node, config: ClusterConfig, name: GroupName, meters: MeterSet
         history_path=directory / "history.json",
         right_until=lambda: node.guard.right_until(name),
         service=service,
+        divergences=Kept(divergence_directory(config, name, node.name)).waiting if service is not None else None,
         clients=(*vips, *clients),
         log=log,
         broken=node.broken,
     )
     runner = GroupRunner(state, seams, Meters(meters, name))
     if isinstance(service, PostgresqlService):
-        service.rejoined = runner.happened
+        service.rejoined, service.alarmed = runner.happened, runner.alarmed
     for vip in vips:
         vip.alarmed, vip.happened = runner.alarmed, runner.happened
     return runner

@@ -63,6 +63,7 @@ def group_report(runner: GroupRunner) -> dict[str, Any]:
         "refusals": [_refusal(refusal, moment) for refusal in state.refusals.values()],
         "members": [_member(state, name, moment) for name in (*state.group.member_names, *state.group.witnesses)],
         "clients": _clients(state),
+        "divergence": list(runner.diverged),
         "failures": [f"{type(effect).__name__}: {reason}" for effect, reason in state.failures.items()],
     }
 
@@ -206,5 +207,6 @@ def explanation(runner: GroupRunner, recent: list[dict[str, Any]]) -> dict[str, 
         "verdict": report["verdict"],
         "refusals": report["refusals"],
         "failures": report["failures"],
+        "divergence": report["divergence"],
         "history": recent,
     }

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ from probes.local import LocalProbe
 from probes.mediated import READ_WITHIN, MediatedProbe
 
 TEND_EVERY: Span = 5.0
+DIVERGENCE_EVERY: Span = 10.0
+"""People settle divergences in the files, with or without a daemon."""
 
 SPEAK_TRIES = 3
 """How often a person's word is checked and written again when somebody else wrote in between."""
@@ -54,6 +57,8 @@ class Seams:
     """The right's end as the keeper's page says at this moment: the engine is told only of what changes its mind."""
     service: Service | None
     clients: tuple[ClientConfig, ...]
+    divergences: Callable[[], list[dict[str, Any]]] | None = None
+    """Reads from the disk which divergences wait for somebody; None where none can be."""
     log: Callable[[str], None]
     broken: Callable[[BaseException], None]
     """The engine has failed: the daemon ends, and whoever supervises it starts it anew."""
@@ -72,6 +77,9 @@ class GroupRunner:
         self._replicas_lane: Lane[effects.EnsureReplicas] = Lane(self._ensure_replicas)
         self._client_lanes = [Lane(self._ensurer(client)) for client in seams.clients]
         self._changed: list[Callable[[], None]] = []
+        self.diverged: tuple[dict[str, Any], ...] = ()
+        """Divergences that somebody should look at."""
+        self._diverged_anew = asyncio.Event()
         self.local = self._local_probe() if seams.service is not None else None
         self.mediated = MediatedProbe(seams.mediator, state.group.name, report=self._mediator_read, lost=self._mediator_lost)
 
@@ -97,6 +105,8 @@ class GroupRunner:
         if self.local is not None:
             self._spawn(self.local.run())
             self._spawn(self._tend())
+        if self._seams.divergences is not None:
+            self._spawn(self._watch_divergence(self._seams.divergences))
         self._tick()
 
     async def stop(self) -> None:
@@ -203,6 +213,7 @@ class GroupRunner:
 
     def alarmed(self, code: str, text: str) -> None:
         """What an adapter saw that people must look at."""
+        self._diverged_anew.set()
         self._tell(effects.Notice(kind=effects.NoticeKind.ALARM, code=code, text=text, epoch=self.state.epoch))
 
     def _done(self, effect: effects.Effect, view: ServiceView | None = None) -> None:
@@ -243,6 +254,14 @@ class GroupRunner:
                 told = str(error)
             else:
                 told = ""
+
+    async def _watch_divergence(self, read: Callable[[], list[dict[str, Any]]]) -> None:
+        while True:
+            with suppress(OSError):
+                self.diverged = tuple(await asyncio.to_thread(read))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._diverged_anew.wait(), DIVERGENCE_EVERY)
+            self._diverged_anew.clear()
 
     async def _ensure_replicas(self, effect: effects.EnsureReplicas) -> None:
         service = self._seams.service

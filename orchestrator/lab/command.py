@@ -223,21 +223,37 @@ def burn(
     show_default=True,
     help="Share of rounds with a second fault before the group is whole again.",
 )
+@click.option(
+    "--hold-back",
+    type=SpanType(),
+    default="0s",
+    show_default=True,
+    help="So long before each fault the primary sends nothing: its last writes are lost (PostgreSQL, asynchronous).",
+)
 @click.option("--seed", type=int, help="Repeat the faults of an earlier soak; by default drawn, and told.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else.")
-def soak(settings: LabSettings, failovers: int, faults: tuple[str, ...], overlap: float, seed: int | None, as_json: bool) -> None:
+def soak(
+    settings: LabSettings,
+    failovers: int,
+    faults: tuple[str, ...],
+    overlap: float,
+    hold_back: Span,
+    seed: int | None,
+    as_json: bool,
+) -> None:
     """Fail over many times in a row on one group, and tell what each time cost and what was left behind.
 
     Each round a fault strikes the primary while a client writes; the next round begins when one primary serves and data
     arrives at every other member, without anybody's help. A round that does not end so ends the soak with status 1, and the
-    group's files are kept. Acknowledged writes may be lost under asynchronous replication, and are counted.
+    group's files are kept. Acknowledged writes may be lost under asynchronous replication, and are counted; of PostgreSQL
+    each must then have been saved by the old primary, and none that is there may be called lost.
     """
     console = Console(stderr=as_json, highlight=False)
     _end_on_signals()
     with _made(settings) as group:
         seed = secrets.randbits(32) if seed is None else seed
         console.print(f"{failovers} rounds of {', '.join(faults)}, seed {seed}; files in {group.directory}", soft_wrap=True)
-        bench = Soak(group, Teller(console), faults=faults, seed=seed, overlap=overlap)
+        bench = Soak(group, Teller(console), faults=faults, seed=seed, overlap=overlap, hold_back=hold_back)
         try:
             group.start()
             bench.run(failovers)

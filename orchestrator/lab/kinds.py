@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from orchestrator.lab.clients import Connection
+from orchestrator.services.divergence import Kept
 
 
 class LabError(RuntimeError):
@@ -79,6 +80,14 @@ class Kind(ABC):
     @abstractmethod
     def take_lost(self, address: str, source: str, numbers: Sequence[int]) -> int:
         """How many of the acknowledged writes are not there; then all of them are removed, for the next run."""
+
+    def senders(self, main_pid: int) -> list[int]:
+        """The primary's processes that send its data to standbys, where they can be told apart."""
+        return []
+
+    def saved(self, kept: Kept) -> set[int] | None:
+        """Numbers of the clients' writes that a member saved because its successor had not got them; None: it saves none."""
+        return None
 
     @abstractmethod
     def version(self, address: str, source: str) -> str: ...

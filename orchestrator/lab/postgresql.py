@@ -1,6 +1,7 @@
 """PostgreSQL in the laboratory: real servers below its directory, under the user `postgres` when it is run by root."""
 
 import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -16,10 +17,12 @@ import psycopg
 
 from orchestrator.daemon.clock import now
 from orchestrator.domain.spans import Instant
-from orchestrator.keeper.tree import started
+from orchestrator.keeper.tree import children, started
 from orchestrator.lab.clients import ANSWER_WITHIN, Connection, Failed
 from orchestrator.lab.kinds import Kind, LabError
 from orchestrator.lab.measure import Write
+from orchestrator.services.divergence import Kept
+from orchestrator.services.postgresql.postmaster import command_line
 from orchestrator.services.postgresql.slots import slot_name
 
 END_WITHIN: Final = 3.0
@@ -217,6 +220,23 @@ class PostgresqlKind(Kind):
         with self._asked(address) as connection:
             connection.execute("TRUNCATE lab")
         return len(lost)
+
+    def senders(self, main_pid: int) -> list[int]:
+        return [pid for pid in children(main_pid) if command_line(pid).startswith("postgres: walsender")]
+
+    def saved(self, kept: Kept) -> set[int] | None:
+        found = set()
+        for manifest in kept.manifests():
+            with kept.rows(manifest["name"]).open(encoding="utf-8") as stream:
+                for line in map(json.loads, stream):
+                    if (
+                        line["kind"] == "row"
+                        and line["new"]
+                        and line["table"][1] == "lab"
+                        and line["key"]["k"].startswith("client:")
+                    ):
+                        found.add(int(line["new"]["v"]))
+        return found
 
     def end_of_data(self, address: str, source: str) -> int:
         with self._asked(address) as connection:

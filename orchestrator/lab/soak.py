@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import statistics
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from orchestrator.lab.group import GROUP, WITNESS, Host, LabGroup
 from orchestrator.lab.kinds import LabError
 from orchestrator.lab.measure import longest_gap, two_primaries
 from orchestrator.lab.run import WRITE_EVERY, Story, Told
+from orchestrator.services.divergence import Kept
 
 DEFAULT_FAULTS: Final = ("F1", "F2", "F4")
 """Kill, power loss, hang."""
@@ -50,6 +52,8 @@ class Round:
     failovers: int
     acknowledged_writes: int
     lost_writes: int
+    saved_writes: int
+    """Writes that an old primary saved before it rejoined; -1 where the service saves none."""
     two_primaries_ms: float
 
 
@@ -98,6 +102,7 @@ class Soaked:
             "slowest_rejoin": asdict(slowest) if slowest else None,
             "acknowledged_writes": sum(each.acknowledged_writes for each in rounds),
             "lost_writes": sum(each.lost_writes for each in rounds) + self.lost_later,
+            "saved_writes": sum(max(0, each.saved_writes) for each in rounds),
             "two_primaries_ms": round(sum(each.two_primaries_ms for each in rounds), 1),
             "leftovers": self.leftovers,
             "sizes_at_begin": self.sizes_at_begin,
@@ -109,12 +114,18 @@ class Soaked:
 
 
 class Soak:
-    def __init__(self, group: LabGroup, tell: Told, *, faults: Sequence[str], seed: int, overlap: float = 0.0) -> None:
-        """`overlap`: the share of rounds in which a second fault strikes before the group is whole again."""
+    def __init__(
+        self, group: LabGroup, tell: Told, *, faults: Sequence[str], seed: int, overlap: float = 0.0, hold_back: Span = 0.0
+    ) -> None:
+        """`overlap`: the share of rounds in which a second fault strikes before the group is whole again.
+
+        `hold_back`: how long before each fault the primary sends nothing any more, so that its last writes are lost.
+        """
         self.group = group
         self._tell = tell
         self._faults = tuple(faults)
         self._overlap = overlap
+        self._hold_back = hold_back
         self._random = random.Random(seed)
         settings = group.settings
         self.found = Soaked(
@@ -124,6 +135,7 @@ class Soak:
             members=settings.members,
             seed=seed,
         )
+        self._saved: set[int] = set()
         self._there: list[int] = []
         """Numbers of acknowledged writes that were there after their round."""
 
@@ -170,6 +182,7 @@ class Soak:
         story = Story(self.group, self._tell)
         story.begin()
         fault = self._fault(name, primary)
+        held = self._hold(primary)
         struck_at = now()
         story.say(f"round {number}: {name}: {fault.says} ({primary})")
         fault.inject()
@@ -182,6 +195,9 @@ class Soak:
             self._leave(story, struck_at + fault.lasts)
         finally:
             fault.mend()
+            for pid in held:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
         last_at = now() if told else struck_at
         primary_after = self.wait_whole(WHOLE_WITHIN, story)
         whole_at = now()
@@ -190,6 +206,7 @@ class Soak:
         story.catch_up()
         lost = set(self.group.kind.lost(self.group.hosts[primary_after].address, self._source, numbers))
         self._there += [each for each in numbers if each not in lost]
+        saved = self._newly_saved(story, primary_after, lost)
         found = Round(
             number=number,
             fault=name,
@@ -202,12 +219,38 @@ class Soak:
             failovers=self.group.epoch() - before,
             acknowledged_writes=len(numbers),
             lost_writes=len(lost),
+            saved_writes=saved,
             two_primaries_ms=round(two_primaries(accepted) * 1000, 1),
         )
         self.found.rounds.append(found)
         self._judge(found, story)
         story.say(_in_words(found), kind="lab")
         return primary_after
+
+    def _hold(self, primary: str) -> list[int]:
+        """The primary goes on acknowledging what it does not send."""
+        main_pid = self.group.hosts[primary].service_pid()
+        held = self.group.kind.senders(main_pid) if self._hold_back and main_pid is not None else []
+        for pid in held:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(self._hold_back)
+        return held
+
+    def _newly_saved(self, story: Story, primary: str, lost: set[int]) -> int:
+        """What was acknowledged and lost is saved by whoever had it, and nothing that is there is called lost."""
+        kind = self.group.kind
+        found: set[int] = set()
+        for host in self.group.members:
+            saved = kind.saved(Kept(self.group.directory / "state" / host.name / GROUP / "divergence"))
+            if saved is None:
+                return -1
+            found |= saved
+        new, self._saved = found - self._saved, found
+        if missed := lost - found:
+            raise self._not_whole(story, f"{len(missed)} acknowledged writes are lost and were not saved: {sorted(missed)[:5]}")
+        if there := new - set(kind.lost(self.group.hosts[primary].address, self._source, sorted(new))):
+            raise self._not_whole(story, f"{len(there)} writes are there and were saved as lost: {sorted(there)[:5]}")
+        return len(new)
 
     def _fault(self, name: str, victim: str) -> Fault:
         fault = FAULTS[name](self.group, self.group.hosts[victim])
@@ -387,4 +430,5 @@ def _in_words(found: Round) -> str:
     return (
         f"whole after {found.whole_after_ms / 1000:.1f} s, outage {found.outage_ms:.0f} ms, {found.primary_after} is primary, "
         f"{back}, {found.lost_writes} of {found.acknowledged_writes} writes lost"
+        + (f", {found.saved_writes} saved" if found.saved_writes > 0 else "")
     )

@@ -108,6 +108,15 @@ def test_a_power_loss_takes_backends_that_would_not_notice_their_postmasters_dea
 
 
 @pytest.mark.parametrize("service", [pytest.param("postgresql", marks=needs_postgresql)])
+def test_every_lost_write_is_saved_before_its_primary_rejoins(service: str):
+    words = ["--service", service, "--failovers", "3", "--seed", "3", "--lease", "500ms", "--writers", "4"]
+    found = lab("soak", *words, "--hold-back", "300ms")
+    assert found["failure"] == "" and found["leftovers"] == []
+    assert all(each["lost_writes"] > 0 for each in found["each"]), "nothing was lost: this shows nothing"
+    assert all(each["saved_writes"] >= each["lost_writes"] for each in found["each"])
+
+
+@pytest.mark.parametrize("service", [pytest.param("postgresql", marks=needs_postgresql)])
 def test_pgbench_goes_through_switchovers_and_every_commit_is_accounted_for(service: str):
     words = ["--service", service, "--clients", "4", "--scale", "4", "--for", "15s", "--switchover-every", "5s"]
     found = lab("pgbench", *words, "--lease", "1s")

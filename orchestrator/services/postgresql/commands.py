@@ -80,6 +80,9 @@ async def _listen(process: asyncio.subprocess.Process, text: str, within: Span, 
         said, _ = await asyncio.wait_for(process.communicate(text.encode() or None), within)
         return said.decode(errors="replace").strip()
     assert process.stdout is not None
+    if process.stdin is not None:
+        process.stdin.write(text.encode())
+        process.stdin.close()
     kept = ""
     while line := await asyncio.wait_for(process.stdout.readline(), within):
         words = line.decode(errors="replace").rstrip()

@@ -24,6 +24,7 @@ from orchestrator.services.postgresql.files import ControlData, DataDirectory, N
 from orchestrator.services.postgresql.knock import TOO_MANY, Door, knock
 from orchestrator.services.postgresql.line import Line, ProcessGone, change_settings, local_words
 from orchestrator.services.postgresql.probing import Errand
+from orchestrator.services.postgresql.rescuing import rescuer
 from orchestrator.services.postgresql.rewinding import Fitness, Fitter
 from orchestrator.services.postgresql.settings import PostgresqlSettings
 from orchestrator.services.postgresql.source import Identity, Source
@@ -90,6 +91,7 @@ class PostgresqlService:
         self.files = DataDirectory(settings)
         self.control = Control(settings, self.files)
         self._fitter = Fitter(self.files, self.control)
+        self._rescuer = rescuer(self.files, self.control, settings.divergence_directory)
         self._looker = Line(settings)
         self._actor = Line(settings)
         self._writer = Line(settings)
@@ -111,6 +113,8 @@ class PostgresqlService:
         """Told of every change of `doing`."""
         self.rejoined: Callable[[str, str], None] = lambda how, words: None
         """Told, for the history, that the data here was changed so that it can follow: `rewound` or `copied`, and why."""
+        self.alarmed: Callable[[str, str], None] = lambda code, words: None
+        """Told what people must look at: diverged writes that were saved, or could not be."""
 
     async def why_not_start(self) -> str:
         return await hindrances.why_not_start(self.settings)
@@ -427,6 +431,8 @@ class PostgresqlService:
             self._do("stopping, to be rewound")
             await self._end_connections()
             await self.control.stop()
+        if self._rescuer is not None and self.files.exists and not self.files.half_copied.exists():
+            await self._rescuer.rescue(source, theirs, self._obeyed_epoch, self._fitter.reason, self._do, self.alarmed)
         if fitness is Fitness.REWIND and await self._is_copied_instead(source):
             return
         if fitness is Fitness.REWIND and self._tries[Fitness.REWIND] < self.settings.rewinds:

@@ -60,6 +60,8 @@ class PostgresqlSettings:
     """Server parameters given on the command line at a direct start."""
     log_file: Path | None = None
     """Where a directly started server writes until its own logging begins; by default beside the data directory."""
+    divergence_directory: Path | None = None
+    """Where writes that the new primary has not are saved before a rewind or a copy; without it nothing is saved."""
     slots: bool = True
     synchronous: bool = False
     """Whether the group promises that no acknowledged commit is lost: then the settings must not acknowledge early."""
