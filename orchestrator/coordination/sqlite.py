@@ -51,6 +51,8 @@ class SqliteMediator:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-mediator")
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._glanced = (0, 0)
+        self._log = ""
         self._seen_before = False
         self._watchers: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -244,9 +246,14 @@ class SqliteMediator:
             known = version
 
     def _glance(self) -> tuple[int, int] | None:
+        """The log beside the file itself: where links lead is asked for again only when they lead to another file."""
         try:
-            found = os.stat(f"{os.path.realpath(self.path)}-wal")
+            file = os.stat(self.path)
+            if (file.st_dev, file.st_ino) != self._glanced:
+                self._log, self._glanced = f"{os.path.realpath(self.path)}-wal", (file.st_dev, file.st_ino)
+            found = os.stat(self._log)
         except OSError:
+            self._glanced = (0, 0)
             return None
         return found.st_size, found.st_mtime_ns
 
