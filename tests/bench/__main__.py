@@ -112,8 +112,8 @@ class Series:
             return
         ended = "" if run["ended"] == "tool" else f" (ended by {run['ended']})"
         click.echo(
-            f"{tool:28} {run['fault']:10} outage {run['outage_ms']:8.0f} ms{ended}, two primaries {run['two_primaries_ms']:6.0f} ms, "
-            f"lost {run['lost_writes']}, old primary wrote for {run['old_primary_wrote_ms']:.0f} ms, "
+            f"{tool:28} {run['fault']:10} outage {run['outage_ms']:8.0f} ms{ended}, two primaries {run['two_primaries_ms']:6.0f} ms "
+            f"({run['two_primaries_before_mending_ms']:.0f} before mending), lost {run['lost_writes']}, old primary wrote for {run['old_primary_wrote_ms']:.0f} ms, "
             f"{'settled' if run['settled_ms'] is not None else 'NOT settled'}; the run took {run['lasted_s']:.0f} s"
         )
 
@@ -158,7 +158,7 @@ def main(tools: str, faults: str, runs: int, path: Path, report: Path | None, pl
     if report is not None and results.runs:
         write_report(results, report)
         click.echo(f"the report is in {report}")
-    if bad := [each for each in series.left()]:
+    if bad := series.left():
         raise click.ClickException(f"cells without their runs: {', '.join(f'{tool} {fault}' for tool, fault, _ in bad)}")
 
 

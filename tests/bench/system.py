@@ -1,5 +1,6 @@
 """What the bench asks of a tool that it measures: Tanist or a peer, set up on hosts that are the same for all."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,13 +8,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
+
+import psycopg
 
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.tree import Tree, started
 from orchestrator.lab.clients import Connection, RecordingClient
 from orchestrator.lab.kinds import Kind
-from orchestrator.lab.postgresql import PostgresqlKind
+from orchestrator.lab.postgresql import RUN_AS, PostgresqlKind
 from tests.bench.clients import Connect, HostsClient, PatientPostgresConnection
 from tests.system.hosts import Host
 from tests.system.redis_servers import is_alive
@@ -24,9 +27,13 @@ ZOOKEEPERS = ("zk1", "zk2", "zk3")
 ELSEWHERE = "app1"
 """Tanist's witness, or the monitor of pg_auto_failover."""
 
+PEERS = Path(os.environ.get("TANIST_BENCH_PEERS", "/opt/tanist-bench"))
+"""The virtual environment of peers that come from PyPI; every user can read it."""
+
 HOSTS = (*MEMBERS, ELSEWHERE, *ZOOKEEPERS, CLIENT)
 WRITE_EVERY: Span = 0.005
 END_WITHIN: Span = 10.0
+BEGINS_WITHIN: Span = 60.0
 
 FAULTS = ("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F9-frozen", "F10")
 
@@ -225,12 +232,23 @@ class PostgresSystem(System):
         super().__init__(on, directory, **more)
         self.kind = EverywherePostgresql(replication)
 
-    def ask(self, name: str, query: str) -> list[tuple[Any, ...]]:
+    def ask(self, name: str, query: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         def asked() -> list[tuple[Any, ...]]:
-            with self.kind._asked(self.on[name].address) as connection:
-                return connection.execute(query.encode()).fetchall()
+            with self._connect(name, database) as connection:
+                done = connection.execute(query.encode())
+                return done.fetchall() if done.description else []
 
         return self.client.inside(asked)
+
+    def _connect(self, name: str, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        where: dict[str, Any] = {"host": self.on[name].address, "port": self.kind.port, "dbname": database}
+        return psycopg.connect(**where, user="postgres", autocommit=True, connect_timeout=2, tcp_user_timeout=2000)
+
+    def end_servers(self) -> None:
+        """In order as far as it goes: a killed server leaves shared memory behind."""
+        for name in MEMBERS:
+            with contextlib.suppress(BenchError):
+                self.kind.end(self.service_pid(name))
 
     def why_not_replicating(self, synchronous: int = 0) -> str:
         try:
@@ -299,7 +317,11 @@ class Zookeepers:
         return ",".join(server.end for server in self.servers)
 
 
-def wait_until_settled(system: System, within: Span, holds: Span = 2.0) -> bool:
+class Settling(Protocol):
+    def why_not_settled(self) -> str: ...
+
+
+def wait_until_settled(system: Settling, within: Span, holds: Span = 2.0) -> bool:
     """Healthy, and healthy still a while later."""
     deadline, since = time.monotonic() + within, None
     while True:
@@ -310,3 +332,22 @@ def wait_until_settled(system: System, within: Span, holds: Span = 2.0) -> bool:
         if moment > deadline:
             return False
         time.sleep(0.1)
+
+
+def as_postgres(**environment: str | Path) -> tuple[str, ...]:
+    """The words that make a command the postgres user's; its number stays."""
+    words = tuple(f"{name}={value}" for name, value in environment.items())
+    return ("setpriv", f"--reuid={RUN_AS}", f"--regid={RUN_AS}", "--init-groups", "env", *words)
+
+
+def wait_for_server(system: PostgresSystem, name: str) -> None:
+    """The first one can be written to, so that the others have something to copy."""
+    deadline = time.monotonic() + BEGINS_WITHIN
+    while True:
+        try:
+            if not system.ask(name, "SELECT pg_is_in_recovery()")[0][0]:
+                return
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{name} does not begin: {error}") from error
+        time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.daemon.clock import now
@@ -31,6 +32,8 @@ class Run:
     ended: str
     """What ended the outage: the tool; "mending" of the fault; nothing, and then the outage is what was waited."""
     two_primaries_ms: float
+    """By any path, to the end of the run, so also while an old primary that came back was not yet told of its successor."""
+    two_primaries_before_mending_ms: float
     lost_writes: int | None
     """None when no member could be asked at the end."""
     acknowledged_writes: int
@@ -57,6 +60,7 @@ def failed(system: str, fault: str, reason: str, lasted: Span) -> Run:
         outage_ms=0.0,
         ended="",
         two_primaries_ms=0.0,
+        two_primaries_before_mending_ms=0.0,
         lost_writes=None,
         acknowledged_writes=0,
         old_primary_wrote_ms=0.0,
@@ -100,6 +104,7 @@ class Trial:
             client.stop()
             accepted = watchers.stop()
         lasted, gap = outage(client.acked, calm_from, struck_at, watched_until, WRITE_EVERY)
+        before_mending = {name: [each for each in writes if each.acked_at < mended_at] for name, writes in accepted.items()}
         after = self.system.primary() if settled else None
         moved = after is not None and after != primary
         return Run(
@@ -108,6 +113,7 @@ class Trial:
             outage_ms=round((gap.lasts if moved or ended != "tool" else lasted) * 1000, 1),
             ended=ended,
             two_primaries_ms=round(two_primaries(accepted) * 1000, 1),
+            two_primaries_before_mending_ms=round(two_primaries(before_mending) * 1000, 1),
             lost_writes=self._lost(client, after),
             acknowledged_writes=len(client.acked),
             old_primary_wrote_ms=round(_last(accepted.get(primary, []), struck_at, mended_at) * 1000, 1),
@@ -164,7 +170,7 @@ def _is_served(client: RecordingClient, since: Instant, steady: Span) -> bool:
         if acked < begin:
             break
     edges = [moment, *recent]
-    return edges[-1] < begin and all(later - earlier < BREAK for later, earlier in zip(edges, edges[1:], strict=False))
+    return edges[-1] < begin and all(later - earlier < BREAK for later, earlier in pairwise(edges))
 
 
 def _last(writes: list[Write], since: Instant, until: Instant) -> Span:
