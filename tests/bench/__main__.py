@@ -110,12 +110,15 @@ class Series:
         if run["failed"]:
             click.echo(f"{tool:28} {run['fault']:10} the bench failed: {run['failed']}")
             return
-        ended = "" if run["ended"] == "tool" else f" (ended by {run['ended']})"
-        click.echo(
-            f"{tool:28} {run['fault']:10} outage {run['outage_ms']:8.0f} ms{ended}, two primaries {run['two_primaries_ms']:6.0f} ms "
-            f"({run['two_primaries_before_mending_ms']:.0f} before mending), lost {run['lost_writes']}, old primary wrote for {run['old_primary_wrote_ms']:.0f} ms, "
-            f"{'settled' if run['settled_ms'] is not None else 'NOT settled'}; the run took {run['lasted_s']:.0f} s"
-        )
+        words = [
+            f"outage {run['outage_ms']:8.0f} ms" + ("" if run["ended"] == "tool" else f" (ended by {run['ended']})"),
+            f"two primaries {run['two_primaries_ms']:.0f} ms ({run['two_primaries_before_mending_ms']:.0f} before mending)",
+            f"lost {run['lost_writes']}",
+            f"old primary wrote for {run['old_primary_wrote_ms']:.0f} ms",
+            "settled" if run["settled_ms"] is not None else "NOT settled",
+            f"took {run['lasted_s']:.0f} s",
+        ]
+        click.echo(f"{tool:28} {run['fault']:10} {', '.join(words)}")
 
 
 @contextmanager

@@ -17,6 +17,9 @@ HOLDS = 90.0
 MONITOR_PORT = 5432
 MONITOR_DATABASE = "pg_auto_failover"
 
+OWN_SOCKETS = 'mkdir -p /run/postgresql && mount --bind "$0" /run/postgresql && exec "$@"'
+"""Servers of Debian's packages meet in this directory; hosts have one each. (`ip netns exec` keeps mounts to itself.)"""
+
 
 class AutoFailover(PostgresSystem):
     tool = "pg_auto_failover"
@@ -31,8 +34,9 @@ class AutoFailover(PostgresSystem):
 
     def start(self) -> None:
         for name in (ELSEWHERE, *MEMBERS):
-            self.home(name).mkdir(parents=True)
-            shutil.chown(self.home(name), RUN_AS, RUN_AS)
+            for made in (self.home(name), self.home(name) / "sockets"):
+                made.mkdir(parents=True)
+                shutil.chown(made, RUN_AS, RUN_AS)
         hostname = self.on[ELSEWHERE].address
         self._run(ELSEWHERE, "create", "monitor", "--hostname", hostname, "--pgport", str(MONITOR_PORT), *self._always)
         self._let_in(ELSEWHERE)
@@ -71,7 +75,7 @@ class AutoFailover(PostgresSystem):
         places = dict.fromkeys(("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"), home)
         path = f"{self.kind._programs}:{os.environ['PATH']}"
         environment = as_postgres(**places, PATH=path, PGDATA=home / "data", PG_CONFIG="/usr/bin/pg_config")
-        return (*environment, "pg_autoctl", *words)
+        return ("sh", "-c", OWN_SOCKETS, str(home / "sockets"), *environment, "pg_autoctl", *words)
 
     def _run(self, name: str, *words: str) -> None:
         command(self.on[name], *self._words(name, *words), cwd="/")

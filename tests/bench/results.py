@@ -60,6 +60,8 @@ class Cell:
     unended: int
     """Runs in which only the mending of the fault ended the outage, or nothing did."""
     two_primaries: float
+    two_primaries_during: float
+    """Before the fault was mended."""
     lost: int
     unknown: int
     """Runs after which nobody could be asked what was lost."""
@@ -78,6 +80,7 @@ def cell(runs: Iterable[dict[str, Any]]) -> Cell | None:
         worst=max(outages),
         unended=sum(run["ended"] != "tool" for run in found),
         two_primaries=max(run["two_primaries_ms"] for run in found),
+        two_primaries_during=max(run["two_primaries_before_mending_ms"] for run in found),
         lost=sum(run["lost_writes"] or 0 for run in found),
         unknown=sum(run["lost_writes"] is None for run in found),
         not_settled=sum(run["settled_ms"] is None for run in found),
