@@ -31,6 +31,8 @@ from tests.contract.servers import why_no_zookeeper
 from tests.system.hosts import Host, hosts, why_no_hosts
 
 START_TAKES = 15.0
+IN_VAIN = 4
+"""A tool with which the bench fails so often in a row is left for another time."""
 
 
 def chosen(words: str, known: list[str], what: str) -> list[str]:
@@ -59,7 +61,7 @@ class Series:
 
     def will_take(self) -> float:
         left = self.left()
-        runs = sum((self.results.took(tool, fault) or VARIANTS[tool].takes) * count for tool, fault, count in left)
+        runs = sum((self.results.took(tool, fault) or VARIANTS[tool].takes(fault)) * count for tool, fault, count in left)
         return runs + START_TAKES * len({tool for tool, _, _ in left})
 
     def play(self) -> None:
@@ -72,21 +74,24 @@ class Series:
     def _play_tool(self, tool: str, cells: list[tuple[str, int]], on: dict[str, Host]) -> None:
         """One failure of the bench costs one run; the system is made anew after it, and whenever it did not settle by itself."""
         queue = [(fault, TRIES) for fault, count in cells for _ in range(count)]
-        while queue:
+        in_vain = 0
+        while queue and in_vain < IN_VAIN:
             began = time.monotonic()
             try:
                 with made(tool, on) as system:
                     while queue:
                         began = time.monotonic()
-                        if not self._play_one(system, tool, queue[0][0]):
-                            queue.pop(0)
-                            break
+                        settled = self._play_one(system, tool, queue[0][0])
                         queue.pop(0)
+                        in_vain = 0
+                        if not settled:
+                            break
             except Exception as error:  # whatever it is, the next cell is measured
                 if not queue:
                     traceback.print_exc()
                     return
                 fault, tries = queue.pop(0)
+                in_vain += 1
                 self._keep(tool, failed(tool, fault, f"{type(error).__name__}: {error}", time.monotonic() - began).as_json())
                 if os.environ.get("TANIST_BENCH_TRACE"):
                     traceback.print_exc()

@@ -53,7 +53,6 @@ exec timeout 2 redis-cli -h 127.0.0.1 replicaof "$1" "$2"
 class Keepalived(RedisSystem):
     tool = "keepalived"
     client_is = "virtual address"
-    restarts = False
 
     def __init__(self, *args: Any, advert: str = "1", interval: int = 2, fall: int = 2, fast: bool = False, **more: Any) -> None:
         super().__init__(*args, **more)

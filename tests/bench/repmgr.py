@@ -20,7 +20,7 @@ class Repmgr(PostgresSystem):
     client_is = "libpq's rule for several hosts"
     faults = ("F1", "F2", "F3", "F4", "F7", "F8")
     """Its switchover needs ssh between the hosts, and is left out."""
-    restarts = False
+    rejoins = False
 
     def __init__(self, *args: Any, more: dict[str, Any] | None = None, **rest: Any) -> None:
         super().__init__(*args, **rest)

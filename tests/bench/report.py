@@ -84,8 +84,8 @@ def _tables(results: Results, tools: Sequence[str]) -> list[str]:
         "with the time after it was mended.\n\n" + table(head, rows(lambda each, fault: _two(each)))
     )
     parts.append(
-        "### Acknowledged writes lost, all runs together\n\n`?`: after some run no primary could be agreed on within a minute, "
-        "and what was lost there is not counted.\n\n"
+        "### Acknowledged writes lost, all runs together\n\n`?`: after some run nobody could be asked. Where members did "
+        "not agree on a primary within a minute, what counts is what the client's server has.\n\n"
         + table(head, rows(lambda each, fault: f"{each.lost:,}{'?' * bool(each.unknown)}"))
     )
     if "F3" in faults:

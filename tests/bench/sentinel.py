@@ -26,7 +26,6 @@ sentinel parallel-syncs {master} 1
 class Sentinel(RedisSystem):
     tool = "Redis Sentinel"
     client_is = "asks Sentinel"
-    restarts = False
 
     def __init__(self, *args: Any, down_after: int, failover_timeout: int = 180_000, guarded: bool = False, **more: Any) -> None:
         super().__init__(*args, **more)

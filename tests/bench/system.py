@@ -47,12 +47,13 @@ class System(ABC):
 
     tool: ClassVar[str]
     kind: Kind
-    client_is: ClassVar[str]
+    client_is: str
     """How its clients find the primary, in words."""
     faults: ClassVar[tuple[str, ...]] = ("F1", "F2", "F3", "F4", "F5", "F7", "F8")
     """Those that have a meaning for it."""
-    restarts: ClassVar[bool] = True
-    """It starts a server that ended by itself; else a supervisor (the bench) does so at the end of the fault."""
+
+    rejoins: ClassVar[bool] = True
+    """An old primary becomes a standby by itself; else each run that moves the role begins with a system made anew."""
 
     def __init__(self, on: dict[str, Host], directory: Path, *, hold: Span, limit: Span) -> None:
         self.on = on

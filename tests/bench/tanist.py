@@ -15,9 +15,15 @@ class Tanist(System):
     faults = ("F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9", "F9-frozen", "F10")
     group: SpreadGroup
 
-    def __init__(self, *args: Any, lease: float, service: str, replication: str = "asynchronous", **more: Any) -> None:
+    def __init__(
+        self, *args: Any, lease: float, service: str, replication: str = "asynchronous", hosts: bool = False, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
         self.lease, self.service, self.replication = lease, service, replication
+        self.hosts = hosts
+        """Its clients find the primary as those of tools without a virtual address do."""
+        if hosts:
+            self.client_is = "libpq's rule for several hosts"
         self.zookeepers = Zookeepers(self.on, self.directory / "zookeeper")
 
     def start(self) -> None:
@@ -61,7 +67,7 @@ class Tanist(System):
         return {"tanist": __version__, **super().versions()}
 
     def make_client(self) -> RecordingClient:
-        return self.vip_client()
+        return super().make_client() if self.hosts else self.vip_client()
 
     def service_pid(self, name: str) -> int:
         return _there(self.group.hosts[name].service_pid(), f"{name} has no server running")

@@ -5,6 +5,9 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+import psycopg
+import redis
+
 from orchestrator.daemon.clock import now
 from orchestrator.domain.spans import NEVER, Instant, Span
 from orchestrator.lab.clients import RecordingClient, Watchers
@@ -35,7 +38,7 @@ class Run:
     """By any path, to the end of the run, so also while an old primary that came back was not yet told of its successor."""
     two_primaries_before_mending_ms: float
     lost_writes: int | None
-    """None when no member could be asked at the end."""
+    """None when nobody could be asked at the end."""
     acknowledged_writes: int
     old_primary_wrote_ms: float
     """How long after the fault the old primary still acknowledged somebody's write, from inside its host too, until the
@@ -95,6 +98,7 @@ class Trial:
                 in_time = self._wait_served(client, struck_at, struck_at + fault.lasts, self.system.limit)
             finally:
                 mended_at = now()
+                self._collect()
                 fault.mend()
             ended = "tool" if in_time else "mending" if self._wait_served(client, now(), now(), self.system.limit) else "nothing"
             watched_until = now()
@@ -122,6 +126,12 @@ class Trial:
             lasted_s=round(time.monotonic() - began, 1),
             errors=dict(client.errors),
         )
+
+    def _collect(self) -> None:
+        """PostgreSQL and pg_autoctl take a zombie for one of them that still runs."""
+        for name in MEMBERS:
+            for process in self.system.on[name].processes:
+                process.poll()
 
     def _watchers(self) -> Watchers:
         """From outside and from inside each member's host."""
@@ -151,11 +161,17 @@ class Trial:
         return True
 
     def _lost(self, client: RecordingClient, primary: str | None) -> int | None:
-        if primary is None:
-            return None
+        """Where no primary was agreed on: what is missing where this client writes now."""
         host = self.system.client
-        address = self.system.on[primary].address
-        return host.inside(lambda: self.system.kind.take_lost(address, host.address, client.numbers))
+        where = self.system.on[primary].address if primary is not None else client._target[0] if client._target else None
+        if where is None:
+            return None
+        try:
+            return host.inside(lambda: self.system.kind.take_lost(where, host.address, client.numbers))
+        except (OSError, psycopg.Error, redis.RedisError):
+            if primary is not None:
+                raise
+            return None
 
 
 def _is_served(client: RecordingClient, since: Instant, steady: Span) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 
 from orchestrator.domain.spans import Span
 from tests.bench.autofailover import AutoFailover
+from tests.bench.faults import AWAY
 from tests.bench.keepalived import Keepalived
 from tests.bench.patroni import Patroni
 from tests.bench.repmgr import Repmgr
 from tests.bench.sentinel import Sentinel
 from tests.bench.system import System
 from tests.bench.tanist import TanistPostgresql, TanistRedis
+from tests.bench.trial import BACK_WITHIN
 from tests.system.hosts import Host
 
 Make = Callable[..., System]
@@ -24,11 +26,17 @@ class Variant:
     says: str
     service: str
     make: Make
-    takes: Span = 30.0
-    """Seconds that a run took when this was written, for telling how long the rest will take."""
 
     def made(self, on: Mapping[str, Host], directory: Path) -> System:
         return self.make(on, directory)
+
+    def takes(self, fault: str) -> Span:
+        """About how long a run takes, before one of this cell was seen."""
+        times: Any = self.make.keywords if isinstance(self.make, partial) else {}
+        lasts = {**dict.fromkeys(("F3", "F7", "F8", "F9-frozen", "F10"), times["hold"]), "F6": AWAY}.get(
+            fault, times["limit"] / 4
+        )
+        return float(lasts) + (12.0 if self.system.rejoins else BACK_WITHIN)
 
     @property
     def system(self) -> type[System]:
@@ -54,8 +62,8 @@ def tanist_redis(lease: Span) -> Make:
     return partial(TanistRedis, lease=lease, hold=5.0, limit=30.0)
 
 
-def tanist_postgresql(lease: Span, replication: str) -> Make:
-    return partial(TanistPostgresql, lease=lease, replication=replication, hold=5.0, limit=30.0)
+def tanist_postgresql(lease: Span, replication: str, hosts: bool = False) -> Make:
+    return partial(TanistPostgresql, lease=lease, replication=replication, hosts=hosts, hold=5.0, limit=30.0)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -80,6 +88,9 @@ VARIANTS: dict[str, Variant] = {
     "tanist-postgresql-async-1s": Variant(
         "Tanist, lease 1 s, asynchronous", "postgresql", tanist_postgresql(1.0, "asynchronous")
     ),
+    "tanist-postgresql-hosts-1s": Variant(
+        "Tanist, lease 1 s, synchronous, no virtual address", "postgresql", tanist_postgresql(1.0, "synchronous", hosts=True)
+    ),
     "patroni-default": Variant(
         "Patroni, default (ttl 30)",
         "postgresql",
@@ -103,20 +114,12 @@ VARIANTS: dict[str, Variant] = {
             limit=70.0,
         ),
     ),
-    "autofailover-default": Variant(
-        "pg_auto_failover, default", "postgresql", partial(AutoFailover, hold=60.0, limit=120.0), takes=100.0
-    ),
+    "autofailover-default": Variant("pg_auto_failover, default", "postgresql", partial(AutoFailover, hold=60.0, limit=120.0)),
     "autofailover-fastest": Variant(
-        "pg_auto_failover, fast health checks",
-        "postgresql",
-        partial(AutoFailover, more=QUICK_MONITOR, hold=20.0, limit=60.0),
-        takes=45.0,
+        "pg_auto_failover, fast health checks", "postgresql", partial(AutoFailover, more=QUICK_MONITOR, hold=20.0, limit=60.0)
     ),
-    "repmgr-default": Variant("repmgr, default", "postgresql", partial(Repmgr, hold=80.0, limit=120.0), takes=150.0),
+    "repmgr-default": Variant("repmgr, default", "postgresql", partial(Repmgr, hold=80.0, limit=120.0)),
     "repmgr-fastest": Variant(
-        "repmgr, one attempt a second",
-        "postgresql",
-        partial(Repmgr, more=QUICK_REPMGR, hold=20.0, limit=60.0),
-        takes=110.0,
+        "repmgr, one attempt a second", "postgresql", partial(Repmgr, more=QUICK_REPMGR, hold=20.0, limit=60.0)
     ),
 }
