@@ -44,6 +44,8 @@ class Rule:
     off: tuple[Instead, ...]
     shown_by: str = ""
     """The directed schedule that fails soonest without the rule; empty: random trouble does."""
+    seen_at: int | None = None
+    """A schedule that failed without it once, worth trying first: a search for one takes a minute."""
     unshown: str = ""
     """Why no schedule fails without it, and why it stays all the same."""
     gate: bool | None = None
@@ -321,6 +323,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         name="unknown-is-pending",
+        seen_at=25,
         number="10",
         says="a write without an answer is pending, not applied",
         off=(Instead(absorb, "_absorb_write", _unknown_is_applied(absorb._absorb_write)),),
@@ -349,6 +352,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         name="full-lease-first",
+        seen_at=230,
         number="12",
         says="a claim waits a full lease since the record's version was first seen",
         off=(
@@ -364,6 +368,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         name="frozen-in-time",
+        seen_at=7,
         number="14",
         says="the service is frozen before the right ends, by keeper or daemon",
         off=(Instead(Core, "_enforce_end", _nothing), Instead(Daemon, "guard", _nothing)),
@@ -494,6 +499,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         name="quorum-heard",
+        seen_at=25,
         number="decision 0011",
         says="under a quorum a claim needs the positions of so many that one of them has each acknowledged commit",
         off=(Instead(quorum, "needed", lambda record: 1),),
@@ -501,6 +507,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         name="asked-after-the-right",
+        seen_at=63,
         number="decision 0011",
         says="a position counts that was looked at after the right had ended, not before",
         off=(Instead(asking, "_has_answered", _always),),

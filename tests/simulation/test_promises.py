@@ -5,7 +5,7 @@ import pytest
 from orchestrator.simulation.campaign import plan, run_seed, run_seeds
 from orchestrator.simulation.directed import DIRECTED
 from orchestrator.simulation.rules import BY_NAME, RULES
-from orchestrator.simulation.schedules import run
+from orchestrator.simulation.schedules import Result, run
 
 SEEDS = 600
 SEEDS_WITHOUT_A_RULE = 400
@@ -35,16 +35,26 @@ def test_every_rule_names_a_schedule_or_says_why_not():
         assert not rule.shown_by or rule.shown_by in names, rule.name
 
 
+def _first_broken(rule: str) -> Result | None:
+    """The schedule that is known to break goes first; where it no longer does, all are tried."""
+    known = BY_NAME[rule].seen_at
+    if known is not None and _breaks(result := run_seed(known, rule)):
+        return result
+    results = run_seeds(0, SEEDS_WITHOUT_A_RULE, rule)
+    try:
+        return next((result for result in results if _breaks(result)), None)
+    finally:
+        results.close()
+
+
+def _breaks(result: Result) -> bool:
+    return result.broken is not None and result.broken.startswith(PROTOCOL_PROMISES)
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", [rule.name for rule in RULES if not rule.unshown])
 def test_without_this_rule_a_promise_breaks(name: str):
-    results = run_seeds(0, SEEDS_WITHOUT_A_RULE, name)
-    found = None
-    for result in results:
-        if result.broken is not None and result.broken.startswith(PROTOCOL_PROMISES):
-            found = result
-            break
-    results.close()
+    found = _first_broken(name)
     assert found is not None, f"{SEEDS_WITHOUT_A_RULE} schedules without the rule {name}, and every promise held"
     planned = plan(found.seed, BY_NAME[name])
     assert run(found.seed, planned.act, planned.settings).held, "with the rule, the same schedule must hold"
