@@ -6,8 +6,10 @@ import shutil
 import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -947,6 +949,34 @@ def test_the_synchronous_list_is_seen_by_every_walsender_before_it_counts(root: 
                 shown = dict(servers.sql("a", "SELECT application_name, sync_priority FROM pg_stat_replication"))
                 assert {name for name, priority in shown.items() if priority} == set(wanted.names)
             figures("synchronous list changed and seen", took)
+            await servers.close()
+
+        asyncio.run(scenario())
+
+
+def test_a_checkpoint_that_is_spread_over_minutes_holds_up_no_change_of_the_list(root: Path):
+    """As timed ones are, all day long."""
+    spread = "SELECT wait_event = 'CheckpointWriteDelay' FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+    with copies(root, running=NAMES) as servers, servers.connection("a") as backup:
+
+        def begin_backup() -> None:
+            with suppress(psycopg.Error):
+                backup.execute("SELECT pg_backup_start('slow')")
+
+        async def scenario() -> None:
+            a = servers.service("a")
+            servers.sql("a", "CREATE TABLE pages AS SELECT n, repeat('x', 500) FROM generate_series(1, 10000) AS n")
+            beginning = threading.Thread(target=begin_backup)
+            beginning.start()
+            try:
+                until(lambda: servers.sql("a", spread) == [(True,)])
+                took = [await timed(a.ensure_synchronous(Synchronous(names=names))) for names in (("b",), ("c",), ())]
+                figures("synchronous list changed during a spread checkpoint", took)
+                assert until(lambda: servers.sql("a", spread) == [(True,)], within=1.0), "it is over: nothing was shown"
+                assert max(took) < 2.0
+            finally:
+                backup.cancel()
+                beginning.join()
             await servers.close()
 
         asyncio.run(scenario())

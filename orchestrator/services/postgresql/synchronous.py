@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from orchestrator.domain.spans import Span
@@ -25,8 +26,8 @@ SENDERS: Final = """
 SELECT application_name, sync_priority FROM pg_stat_replication WHERE state IN ('streaming', 'catchup')
 """
 CHECKPOINTER: Final = """
-SELECT coalesce((SELECT wait_event = 'CheckpointerMain' FROM pg_stat_activity WHERE backend_type = 'checkpointer'), false),
-       current_setting('synchronous_standby_names')
+SELECT coalesce(max(pid), 0), coalesce(max(wait_event), ''), current_setting('synchronous_standby_names')
+FROM pg_stat_activity WHERE backend_type = 'checkpointer'
 """
 NAMES: Final = "synchronous_standby_names"
 
@@ -105,7 +106,7 @@ async def ensure(line: Line, wanted: Synchronous, *, standby: bool) -> None:
 
     A standby's own walsenders release nothing: there only the setting and the checkpointer count.
     """
-    ((_, before),) = await line.ask(CHECKPOINTER)
+    ((_, _, before),) = await line.ask(CHECKPOINTER)
     shown = {} if standby else await _shown(line)
     for each in steps(str(before), wanted, shown):
         if before != each.text:
@@ -119,19 +120,38 @@ async def _shown(line: Line) -> dict[str, int]:
 
 
 async def _seen(line: Line, wanted: Listed, standby: bool) -> None:
-    """Our session has it, the checkpointer (which tells all backends whether to wait at all) idles, every walsender shows it."""
+    """Our session has it, the checkpointer (which tells all others whether to wait at all) has read it, every walsender shows it.
+
+    The checkpointer reads it before it idles, and between two pages of a checkpoint that is spread over minutes: woken by the
+    reload, or after 100 ms (CheckpointWriteDelay in PostgreSQL's checkpointer.c). Seen waiting there after it has gone to sleep
+    twice since our session had the list, it has been through that.
+    """
     deadline = time.monotonic() + SEEN_WITHIN
     late = ""
+    asleep: tuple[int, int] | None = None
+    """The checkpointer, and how often it had gone to sleep when our session had the list."""
     while time.monotonic() < deadline:
-        ((idle, setting),) = await line.ask(CHECKPOINTER)
+        sleeps = sleeps_of(asleep[0]) if asleep is not None else 0
+        ((pid, waits_for, setting),) = await line.ask(CHECKPOINTER)
+        spread = asleep is not None and asleep[0] == pid and sleeps >= asleep[1] + 2 and waits_for == "CheckpointWriteDelay"
         if setting != wanted.text:
             late = "the server has not read it yet"
-        elif not idle:
-            late = "the checkpointer is busy"
-        else:
+        elif waits_for == "CheckpointerMain" or spread:
             shown = {} if standby else await _shown(line)
             late = ", ".join(f"the walsender of {name}" for name, priority in shown.items() if priority != wanted.of(name))
             if not late:
                 return
+        else:
+            late = "the checkpointer is busy"
+            if asleep is None or asleep[0] != pid:
+                asleep = (int(pid), sleeps_of(int(pid)))
         await asyncio.sleep(LOOK_AGAIN)
     raise NotConfirmed(f"synchronous_standby_names = {wanted.text!r} is not seen everywhere after {SEEN_WITHIN:.0f} s: {late}")
+
+
+def sleeps_of(pid: int) -> int:
+    """How often a process of this host has gone to sleep by itself (proc(5), status); 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/status").read_text().split("voluntary_ctxt_switches:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return 0
