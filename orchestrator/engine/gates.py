@@ -190,7 +190,7 @@ def may_act(state: State) -> Permission:
         return answer
     if request is None and not_cooled_down(state) is not None:
         return Permission.ASK
-    if (request is None or request.kind is RequestKind.SWITCHOVER) and doubtful_data(state):
+    if (request is None or request.kind is RequestKind.SWITCHOVER) and (doubtful_data(state) or too_much_lost(state)):
         return Permission.ASK  # whoever asks for a switchover expects that nothing is lost
     return answer
 
@@ -211,6 +211,21 @@ def doubtful_data(state: State) -> str:
     return electing.why_not_whole(state, record)
 
 
+def too_much_lost(state: State) -> str:
+    """Why this member lacks more than policy lets a takeover lose without a person; empty when it does not.
+
+    Who lags for longer than a moment is in no succession; this is what piled up in the moment before the failure.
+    """
+    record, view = state.record, state.local.view
+    if record is None or view is None or record.primary.name == state.me:
+        return ""
+    lost = electing.expected_loss(state, record, view.position)
+    if lost is None or lost <= state.policy.max_lag_bytes:
+        return ""
+    cap = state.policy.max_lag_bytes
+    return f"{lost} bytes that {record.primary.name} was known to have are not here, and policy lets go of {cap} at most"
+
+
 def not_cooled_down(state: State) -> Instant | None:
     """When the cool-down after the last failover ends, if it still runs."""
     record = state.record
@@ -228,7 +243,7 @@ def permitted(state: State, record: Record) -> Red | None:
     if until is not None:
         return Red(reason=f"cool-down after the last failover for another {in_words(until - state.now)}", until=until)
     if answer is Permission.ASK:
-        doubt = doubtful_data(state)
+        doubt = doubtful_data(state) or too_much_lost(state)
         return Red(reason=f"{doubt}: a person's confirmation is needed" if doubt else "policy asks for a person's confirmation")
     return Red(reason=left_to_a_person(state, f"{state.me} would have taken over"))
 

@@ -50,7 +50,7 @@ def _compose(turn: Turn, record: Record) -> Proposal:
     verdict = state.verdict
     assert verdict is not None
     choice = electing.candidate(state, record)
-    doubt = gates.doubtful_data(state)
+    doubt = gates.doubtful_data(state) or gates.too_much_lost(state)
     return Proposal(
         id=gates.situation_id(turn.state, record, turn.state.me),
         epoch=record.epoch,

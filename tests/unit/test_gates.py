@@ -306,5 +306,18 @@ def test_a_wall_clock_that_was_set_back_does_not_make_the_cool_down_longer_than_
     assert gates.not_cooled_down(known) == pytest.approx(NOW + 600.0)
 
 
+@pytest.mark.parametrize(("cap", "answer"), [(242, Permission.GO), (241, Permission.ASK)])
+def test_who_lacks_more_than_policy_lets_go_of_takes_over_by_a_persons_word(cap: int, answer: Permission):
+    """What piled up in the moment before the failure: the standby was in the succession all the while."""
+    ahead = peer("db1", silent_since=NOW - 5.0, statement=primary_says(position=position(742)))
+    view = keeper("db2", peers_of("db2", db1=ahead, **settled()))
+    durable = Local(view=service(durable=True), viewed_at=NOW - 0.1)
+    known = judged(bereaved(policy=policy(max_lag_bytes=cap), keeper=view, local=durable))
+    assert gates.may_act(known) is answer
+    assert ("242 bytes that db1" in getattr(red(known).get("permitted"), "reason", "")) is (answer is Permission.ASK)
+    said = control(request=request(target="db2"))
+    assert gates.may_act(replace(known, mediated=replace(known.mediated, control=said))) is Permission.GO
+
+
 def test_nobody_is_permitted_anything_before_there_is_a_verdict():
     assert gates.may_act(state()) is Permission.HOLD
