@@ -147,7 +147,7 @@ def test_clients_of_a_service_that_is_killed_are_told_at_once_behind_the_shut_ga
         wait_for(lambda: state_of(server.pid) == "T" and is_shut(server), why=keeper.log)
         keeper.tell(commands.KillService())
         assert told(client) < KEEPERS_LEASE / 2
-    wait_for(lambda: "connection of clients ended" in keeper.log(), why=keeper.log)
+    wait_for(lambda: "of clients ended" in keeper.log(), why=keeper.log)
     assert keeper.page().release is None
 
 
