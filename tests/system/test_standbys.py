@@ -70,7 +70,15 @@ def keeper(make_keeper: Callable[..., Keeper], server: RedisServer) -> Keeper:
 
 @contextlib.contextmanager
 def connected(server: RedisServer, source: str) -> Iterator[socket.socket]:
-    with socket.create_connection(server.end, timeout=2.0, source_address=(source, 0)) as link:
+    """Refused it may be for a moment: a gate is shut while it is laid."""
+    deadline = time.monotonic() + 0.3
+    while True:
+        try:
+            link = socket.create_connection(server.end, timeout=2.0, source_address=(source, 0))
+            break
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "refused"
+    with link:
         assert say(link, "PING") == "PONG"
         yield link
 
