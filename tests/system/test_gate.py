@@ -300,8 +300,12 @@ def test_an_element_that_somebody_deletes_is_put_back(keeper: Keeper, server: Re
 
 def test_an_element_that_somebody_adds_does_not_hold_the_gate_open_for_ever(keeper: Keeper, server: RedisServer):
     shut(keeper, server)
-    nft("add", "element", "inet", keeper.table, "open", f"{{ {server.port} }}")
-    assert connects(server) == "yes"
+
+    def opened() -> bool:
+        nft("add", "element", "inet", keeper.table, "open", f"{{ {server.port} }}")
+        return connects(server) == "yes"
+
+    wait_for(opened, within=1.0)  # the keeper's look, once a second, may fall in between
     wait_for(lambda: connects(server) == "refused", within=MENDED_WITHIN, why=keeper.log)
 
 

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -399,7 +400,7 @@ def test_without_proposals_nothing_waits(stub: StubNode, tanist: Cli):
 
 
 def test_a_proposal_is_shown_with_all_that_a_person_needs(stub: StubNode, tanist: Cli):
-    stub.say(control(proposal=proposal(expires_wall=SOON)))
+    stub.say(control(proposal=proposal(expires_wall=time.time() + 599.0)))
     said = succeeded(tanist("proposals", COLUMNS="40"))
     assert said.startswith(f"{PROPOSAL}  for epoch 3, expires in 9 min")
     assert "  db1 has not been heard for 2.0 s; db2 would become primary in epoch 4\n" in said
