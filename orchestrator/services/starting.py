@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.domain.spans import Span, in_words
 
@@ -19,9 +19,18 @@ class CannotStart(RuntimeError):
     """The command failed; says how."""
 
 
-def die_with_parent() -> None:
-    """In the child, before it becomes the command: end when the daemon ends (design, rule 13: helpers die with it)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def dying_with(parent: int) -> Callable[[], None]:
+    """For the child, before it becomes the command: end when the daemon ends (design, rule 13: helpers die with it).
+
+    A parent that has died already sends no signal any more.
+    """
+
+    def prepare() -> None:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
 
 
 async def run_command(command: Sequence[str], *, within: Span, user: str | None = None, text: bytes = b"") -> str:
@@ -34,7 +43,7 @@ async def run_command(command: Sequence[str], *, within: Span, user: str | None 
             stderr=asyncio.subprocess.STDOUT,
             user=user,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with(os.getpid()),
         )
     except (OSError, PermissionError) as error:
         raise CannotStart(str(error)) from error

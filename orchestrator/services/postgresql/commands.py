@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.domain.spans import Span
-from orchestrator.services.starting import CannotStart, close_pipes, die_with_parent
+from orchestrator.services.starting import CannotStart, close_pipes, dying_with
 
 WORDS_KEPT = 4000
 LINE_BYTES = 1 << 16
@@ -53,7 +53,7 @@ async def run(
             cwd="/",
             env=environment(env),
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with(os.getpid()),
             limit=LINE_BYTES,
             **as_user(user),
         )

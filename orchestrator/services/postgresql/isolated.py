@@ -17,7 +17,7 @@ import psycopg
 
 from orchestrator.domain.spans import Span
 from orchestrator.services.postgresql import commands, lsn
-from orchestrator.services.starting import CannotStart, die_with_parent
+from orchestrator.services.starting import CannotStart, dying_with
 
 OPEN_WITHIN: Span = 3600.0
 """Replaying its own log may take as long as recovery after a crash does."""
@@ -133,7 +133,7 @@ def opened(
                 env=commands.environment(),
                 umask=0o077,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=dying_with(os.getpid()),
                 **identity,
             )
         try:

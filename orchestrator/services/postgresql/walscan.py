@@ -15,7 +15,7 @@ from typing import Any, Final
 from orchestrator.services.postgresql import commands, lsn, waldump
 from orchestrator.services.postgresql.timelines import ENDLESS, Timelines
 from orchestrator.services.postgresql.waldump import File, Kind, Record, is_before
-from orchestrator.services.starting import CannotStart, die_with_parent
+from orchestrator.services.starting import CannotStart, dying_with
 
 TELL_EVERY: Final = 50_000
 LAST: Final = (1 << 63) - 1
@@ -260,7 +260,7 @@ class Reader:
             errors="surrogateescape",
             cwd="/",
             env=commands.environment({"TZ": "UTC"}),
-            preexec_fn=die_with_parent,
+            preexec_fn=dying_with(os.getpid()),
             **identity,
         )
         assert process.stdout is not None and process.stderr is not None
