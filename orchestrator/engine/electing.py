@@ -1,5 +1,9 @@
 """Who could take over, and who should: the members' own words put before the strategy."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
 from orchestrator.domain.effects import Run
 from orchestrator.domain.observations import Role, ServiceView, Statement
 from orchestrator.domain.positions import Position, bytes_behind
@@ -10,10 +14,11 @@ from orchestrator.engine.state import State
 from strategies.candidate import Choice, Contender, choose
 
 
-def candidate(state: State, record: Record) -> Choice:
-    """The member of the succession that should be primary next, among those that answer."""
-    contenders = tuple(_contender(state, pair) for pair in record.succession)
-    return choose(contenders, _known_history(state, record))
+def candidate(state: State, record: Record, unfit: Mapping[NodeName, str] = MappingProxyType({})) -> Choice:
+    """The member of the succession that should be primary next, among those that answer and are not `unfit` for some reason."""
+    contenders = (_contender(state, pair) for pair in record.succession)
+    able = tuple(replace(each, barred=each.barred or unfit.get(each.name, "")) for each in contenders)
+    return choose(able, _known_history(state, record))
 
 
 def _known_history(state: State, record: Record) -> str | None:

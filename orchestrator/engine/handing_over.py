@@ -54,7 +54,8 @@ def begin_handover(turn: Turn, record: Record, request: Request) -> None:
 def _target(state: State, record: Record, request: Request) -> tuple[NodeName | None, str]:
     """The member that shall take over, or why it cannot."""
     if request.target is None:
-        choice = electing.candidate(state, record)
+        unfit = {pair.name: why_not_target(state, record, pair.name, request.kind) for pair in record.succession}
+        choice = electing.candidate(state, record, unfit)
         return choice.name, "; ".join(choice.passed_over) or "the succession is empty"
     reason = why_not_target(state, record, request.target, request.kind)
     return (None if reason else request.target), reason
@@ -72,8 +73,13 @@ def why_not_target(state: State, record: Record, name: NodeName, kind: RequestKi
         return f"{name} is not heard"
     if not peer.statement.electable:
         return f"{name} cannot be primary: {peer.statement.why_not}"
-    if kind is RequestKind.SWITCHOVER and peer.statement.following != state.me:
+    if kind is not RequestKind.SWITCHOVER:
+        return ""
+    if peer.statement.following != state.me:
         return f"{name} does not follow {state.me} at the moment"
+    view, position = state.local.view, peer.statement.position
+    if view is not None and position is not None and bytes_behind(position, view.position) is None:
+        return f"{name} still holds what it copied before {state.me} began anew"
     return ""
 
 

@@ -315,6 +315,9 @@ class LabGroup:
                 return f"{name} does not know that {primary} serves epoch {epoch}"
         if set(reports[primary]["succession"]) != others or set(reports[primary]["right"].get("counted", ())) != others:
             return f"the succession is {reports[primary]['succession']}"
+        for member in reports[primary]["members"]:
+            if member["name"] in others and member["lag_bytes"] is None:
+                return f"{member['name']} has not copied what {primary} serves yet"
         for host in self.members:
             if reports[host.name]["watched_pid"] != host.service_pid():
                 return f"the keeper of {host.name} does not watch its {self.kind.says} (process {host.service_pid()})"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from orchestrator.keeper.page import Page
 from orchestrator.keeper.setup import Endpoint, GroupSetup, KeeperSetup, PathSetup, write_setup
 from orchestrator.keeper.talk import FromKeeper, NotObeyed, Order, Seen, Tally, decode_from_keeper, encode_to_keeper
 from orchestrator.keeper.tree import started
+from orchestrator.lab.group import LabGroup
 from tests.system.redis_servers import Servers, is_alive, servers, wait_for, why_no_redis
 
 GROUP = "orders"
@@ -39,6 +40,36 @@ def _orphans_are_collected() -> None:
         if time.monotonic() > deadline:
             pytest.exit("nobody collects orphans here (a container without an init): run deploy/test, or tini -s -- pytest", 3)
         time.sleep(0.01)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails says what its group's daemons had to say in that moment, and what they had decided before."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            group = getattr(value, "group", value)
+            if isinstance(group, LabGroup):
+                report.sections.append((f"the group of {name}", "\n".join(_told_by(group))))
+    return report
+
+
+def _told_by(group: LabGroup) -> Iterator[str]:
+    for host in group.hosts.values():
+        said = group.report(host)
+        if said is None:
+            yield f"{host.name}: does not answer"
+            continue
+        yield (
+            f"{host.name}: {said['phase']} for {said['in_phase_seconds']} s, epoch {said['epoch']} of {said['primary']}, "
+            f"succession {said['succession']}, right {said['right']}, service {host.service_pid()}, watched {said['watched_pid']}"
+        )
+        for each in said["refusals"]:
+            yield f"    {each['act']}: {each['gate']}: {each['reason']} ({each['for_seconds']} s)"
+        for entry in host.api.get(f"/v1/groups/{said['group']}/history?last=12"):
+            yield f"    {entry}"
 
 
 @pytest.fixture

@@ -938,9 +938,10 @@ def test_a_switchover_first_holds_the_clients_writes():
         (silent("db2"), "not heard"),
         (peer("db2", statement=statement(electable=False, why_not="loading")), "loading"),
         (peer("db2", statement=statement(following=None)), "does not follow"),
+        (peer("db2", statement=statement(position=position(9000, "older"))), "before db1 began anew"),
         (peer("db2", life=222), "not heard"),
     ],
-    ids=["silent", "not electable", "not following", "other life"],
+    ids=["silent", "not electable", "not following", "not copied yet", "other life"],
 )
 def test_a_switchover_to_whom_is_not_ready_is_refused_before_anything_is_touched(view, words: str):
     engine = Engine(serving(keeper=replace(serving().keeper, peers=peers_of("db1", db2=view))))
@@ -953,6 +954,14 @@ def test_a_switchover_to_whom_is_not_ready_is_refused_before_anything_is_touched
     assert written.control.request is None
     assert written.control.answer.request == switchover().request.id, "whoever asked may have asked on another host"
     assert words in written.control.answer.text
+
+
+def test_a_switchover_to_nobody_in_particular_passes_over_whom_it_would_refuse_by_name():
+    fuller = peer("db2", statement=statement(900, following=None))
+    engine = Engine(serving(keeper=replace(serving().keeper, peers=peers_of("db1", db2=fuller))))
+    engine.read(record(), switchover(target=None))
+    assert engine.state.handover is not None
+    assert engine.state.handover.target == "db3"
 
 
 def handed_over(engine: Engine) -> tuple[effects.Effect, ...]:
