@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from orchestrator import __version__
-from orchestrator.cli import checking, dismantling, diverging, people, running, simulating, telling
+from orchestrator.cli import checking, dismantling, diverging, people, running, simulating, telling, tokens
 from orchestrator.cli.context import Setting
 from orchestrator.lab import command as lab
 
@@ -53,6 +53,7 @@ for each in (
     diverging.divergence,
     dismantling.dismantle,
     checking.key,
+    tokens.token,
     checking.schema,
     simulating.simulate,
     lab.lab,

@@ -31,7 +31,7 @@ def run(setting: Setting) -> None:
     api = config.nodes[name].api
     try:
         node = assemble(setting.config_path, name)
-        serve = serve_on(run_directory(config, name), split_host_port(api) if api else None)
+        serve = serve_on(run_directory(config, name), split_host_port(api) if api else None, config.api)
     except CannotListen as error:
         fail(str(error), EXIT_USAGE)
     raise SystemExit(asyncio.run(node.run(serve)))

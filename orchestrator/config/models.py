@@ -191,6 +191,24 @@ class TlsSection(Section):
     key: Path | None = None
 
 
+class ApiTlsSection(Section):
+    certificate: Path
+    """With the certificates between it and the authority, as PEM."""
+    key: Path
+
+
+class ApiSection(Section):
+    """Over the network; on each node's own socket nothing of this counts."""
+
+    tokens: Path | None = None
+    """Who may do what. Without it nobody can act over the network, and there is no page to sign in to."""
+    tls: ApiTlsSection | None = None
+    anonymous: Literal["read", "none"] = "read"
+    """What is answered to whoever shows no token. Health checks are answered always."""
+    cleartext: bool = False
+    """Tokens may come in unencrypted: something in front of the daemon takes care of that."""
+
+
 class MediatorAuthSection(Section):
     user: str
     password_file: Path
@@ -450,6 +468,7 @@ class ClusterConfig(Section):
     mediator_tls: TlsSection | None = None
     key_file: Annotated[Paths, Field(min_length=1)]
     """The first key signs; all of them are believed, so that a key can be changed node by node."""
+    api: ApiSection = ApiSection()
     directories: DirectoriesSection = DirectoriesSection()
     realtime: bool = True
     nodes: Annotated[dict[Name, NodeSection], Field(min_length=2)]
@@ -461,7 +480,7 @@ class ClusterConfig(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        problems = [*_mediator_problems(self), *_path_problems(self), *_group_problems(self)]
+        problems = [*_mediator_problems(self), *_path_problems(self), *_api_problems(self), *_group_problems(self)]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -483,6 +502,22 @@ class ClusterConfig(Section):
         """Of each group that both are part of."""
         parts = ((group, {*group.members, *self.witnesses_of(group)}) for group in self.groups.values())
         return [group.policy.lease / BEATS for group, part in parts if {one, another} <= part]
+
+
+def _api_problems(config: ClusterConfig) -> list[str]:
+    """A token that is sent in the clear is everybody's."""
+    api = config.api
+    if api.tokens is None:
+        return ["api.anonymous: read none without api.tokens; nobody could read anything"] if api.anonymous == "none" else []
+    if api.tls is not None or api.cleartext:
+        return []
+    for name, node in config.nodes.items():
+        if node.api is not None and not ipaddress.ip_address(split_host_port(node.api)[0]).is_loopback:
+            return [
+                f"api.tls: missing, so tokens would come to {name} ({node.api}) in the clear; expected certificate and key, "
+                "an address on loopback, or api.cleartext: true where a proxy in front encrypts"
+            ]
+    return []
 
 
 def _mediator_problems(config: ClusterConfig) -> list[str]:

@@ -11,6 +11,7 @@ from orchestrator.domain.plain import to_plain
 from orchestrator.domain.positions import bytes_behind
 from orchestrator.domain.spans import FOREVER, NEVER, Instant
 from orchestrator.domain.verdicts import Refusal, Verdict
+from orchestrator.engine.electing import last_known_position
 from orchestrator.engine.informing import compose, serving_member
 from orchestrator.engine.state import State
 
@@ -128,6 +129,7 @@ def _member(state: State, name: str, moment: Instant) -> dict[str, Any]:
         "serving_epoch": statement.serving_epoch if statement is not None else 0,
         "electable": statement.electable if statement is not None else False,
         "why_not": statement.why_not if statement is not None else "nothing was heard of it",
+        "hears": list(statement.hears) if statement is not None else [],
         "following": statement.following if statement is not None else None,
         "offset": statement.position.offset if statement is not None and statement.position is not None else None,
         "lag_bytes": _lag(state, statement),
@@ -177,10 +179,12 @@ def _lag(state: State, statement: Statement | None) -> int | None:
     """Bytes that the member lacks of what the primary is known to have."""
     if statement is None or statement.position is None or state.primary is None:
         return None
-    primary, _ = _statement(state, state.primary)
-    if primary is None or primary.position is None:
+    primary = (
+        state.local.view.position if state.primary == state.me and state.local.view else last_known_position(state, state.primary)
+    )
+    if primary is None:
         return None
-    behind = bytes_behind(statement.position, primary.position)
+    behind = bytes_behind(statement.position, primary)
     return None if behind is None else max(0, behind)
 
 

@@ -120,6 +120,8 @@ class Statement:
     """Questions of others since which `position` was looked at; none while its data may be older than what it once had."""
     wants_role: bool = False
     """It holds a first-time claim to be primary: its service runs as one although there is no record yet."""
+    hears: tuple[NodeName, ...] = ()
+    """Whom its keeper hears, so that everybody can see who does not see whom."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,8 @@ def _told(state: State, view: KeeperView) -> Mapping[NodeName, Told]:
             known = replace(known, health=health, since=state.now)
         finding = peer.statement.finding
         since = found_since(known.finding, known.found_since, finding, state.now)
-        told[peer.name] = replace(known, finding=finding, found_since=since)
+        position = peer.statement.position or known.position
+        told[peer.name] = replace(known, finding=finding, found_since=since, position=position)
     return frozen_mapping(told)
 
 

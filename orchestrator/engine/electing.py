@@ -147,8 +147,11 @@ def settled_by(state: State) -> Instant:
 
 
 def last_known_position(state: State, name: NodeName) -> Position | None:
-    peer = state.peer(name)
-    return peer.statement.position if peer and peer.statement else None
+    """Of what it has, or last had."""
+    peer, told = state.peer(name), state.told.get(name)
+    if peer is not None and peer.statement is not None and peer.statement.position is not None:
+        return peer.statement.position
+    return told.position if told is not None else None
 
 
 def expected_loss(state: State, record: Record, copy: Position | None) -> int | None:

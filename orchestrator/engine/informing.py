@@ -150,6 +150,7 @@ def compose(state: State) -> Statement:
         restarts=local.restarts,
         empty=view.empty if view else False,
         wants_role=view is not None and view.role is Role.PRIMARY and record is None,
+        hears=tuple(each.name for each in state.keeper.peers if state.heard(each.name) is not None) if state.keeper else (),
     )
 
 

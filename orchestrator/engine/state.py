@@ -104,6 +104,8 @@ class Told:
     since: Instant
     finding: Finding | None = None
     found_since: Instant = NEVER
+    position: Position | None = None
+    """The last that it told: a service that is gone has none any more, and what it had is what may be lost."""
 
 
 @dataclass(frozen=True, slots=True)

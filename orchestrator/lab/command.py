@@ -21,7 +21,7 @@ from orchestrator.config.units import parse_span
 from orchestrator.domain.spans import Span, in_words
 from orchestrator.lab.drawing import Teller, draw_outcome, draw_pgbench, draw_soak, draw_summary
 from orchestrator.lab.faults import FAULTS
-from orchestrator.lab.group import GROUP, KINDS, WITNESS, LabGroup, LabSettings
+from orchestrator.lab.group import GROUP, KINDS, PAGE_PORT, WITNESS, LabGroup, LabSettings
 from orchestrator.lab.kinds import LabError
 from orchestrator.lab.pgbench import Pgbench
 from orchestrator.lab.run import WHOLE_WITHIN, Bench, Line, summary
@@ -317,12 +317,15 @@ def up(settings: LabSettings) -> None:
     """Keep a group running to play with, until interrupted."""
     console = Console(highlight=False)
     _end_on_signals()
-    with _made(settings) as group:
+    with _made(replace(settings, page=True)) as group:
         try:
             group.start()
             primary = group.wait_whole(WHOLE_WITHIN)
         except LabError as error:
             raise click.ClickException(str(error)) from error
+        console.print(
+            f"Page: http://{group.hosts[primary].address}:{PAGE_PORT}/ (token: {group.token})", soft_wrap=True, markup=False
+        )
         console.print(f"{primary} is primary. In another terminal:", style="bold")
         command = shutil.which("tanist") or f"{sys.executable} -m orchestrator.cli"
         config = group.hosts[primary].directory / "tanist.yaml"

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from orchestrator.api.client import ApiClient, NoDaemon, Refused
+from orchestrator.config.tokens import Bearer, Right, fingerprint, load_tokens, new_token, save_tokens
 from orchestrator.domain.spans import Span
 from orchestrator.keeper.gate import table_name, why_impossible
 from orchestrator.keeper.tree import state_of
@@ -33,6 +35,7 @@ GROUP: Final = "orders"
 CLUSTER: Final = "lab"
 WITNESS: Final = "app1"
 BEAT_PORT: Final = 7400
+PAGE_PORT: Final = 7480
 
 DISK: Final = "disk"
 ROOM: Final = 2 * 1024**3
@@ -106,6 +109,8 @@ class LabSettings:
     redis_server: str = "redis-server"
     mediator: str | None = None
     """A ZooKeeper that runs already (zookeeper://...); None: a SQLite file of the lab's own."""
+    page: bool = False
+    """Every node serves API and page on its own address, and there is a token to sign in with."""
     policy: dict[str, Any] = field(default_factory=dict)
     """Over the lab's own policy, in the words of the configuration file."""
     tags: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -175,6 +180,8 @@ class LabGroup:
         (self.directory / "key").write_text(secrets.token_hex(32))
         (self.directory / "key").chmod(0o600)
         (self.directory / "primary.conf.j2").write_text(TEMPLATE)
+        if self.settings.page:
+            self.let_in("lab", Right.OPERATE)
         for host in self.hosts.values():
             self.join_mediator(host)
             if not host.witness:
@@ -195,6 +202,7 @@ class LabGroup:
                 "address": host.address,
                 "paths": self._paths(host),
                 **({"witness": True} if host.witness else {}),
+                **({"api": f"{host.address}:{PAGE_PORT}"} if self.settings.page else {}),
             }
             for host in self.hosts.values()
         }
@@ -217,6 +225,7 @@ class LabGroup:
             "cluster": self.cluster,
             "mediator": self.settings.mediator or f"sqlite://{self.directory}/mediator-of-node/mediator",
             "key_file": str(self.directory / "key"),
+            **({"api": {"tokens": str(self.directory / "tokens.yaml")}} if self.settings.page else {}),
             "directories": {"run": str(self.run), "state": str(self.directory / "state")},
             "nodes": nodes,
             "groups": {
@@ -267,6 +276,14 @@ class LabGroup:
             raise LabError("no daemon answers")
         return max(known)
 
+    def let_in(self, name: str, right: Right) -> str:
+        """A token for API and page; the first one is kept as `token`."""
+        path, made = self.directory / "tokens.yaml", new_token()
+        known = load_tokens(path).values() if path.exists() else ()
+        save_tokens(path, [*known, Bearer(name, fingerprint(made), MappingProxyType({GROUP: right}), None)])
+        self.token = self.token or made
+        return made
+
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def report(self, host: Host) -> dict[str, Any] | None:
@@ -291,6 +308,7 @@ class LabGroup:
         self.note_processes()
         return None if self.why_not_whole() else self._primary
 
+    token = ""
     _primary: str | None = None
     _adopts = False
 

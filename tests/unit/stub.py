@@ -10,6 +10,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 from scenarios import GROUP, control, peer, peers_of, record, serving
 
+from orchestrator.api.access import Door
 from orchestrator.api.app import Api
 from orchestrator.coordination.memory import MemoryMediator, Store
 from orchestrator.daemon.clock import now
@@ -69,6 +70,7 @@ class StubNode:
         self.registry = CollectorRegistry()
         self.until = now() + 3600.0
         self.broken: list[BaseException] = []
+        self.warm = False
         self.runner = GroupRunner(state or well(), self._seams(directory), Meters(MeterSet(self.registry), "orders"))
         self.say(control())
 
@@ -96,10 +98,11 @@ class StubNode:
             keeper=self.keeper,
             registry=self.registry,
             groups={"orders": self.runner},
+            setup=SimpleNamespace(groups=(SimpleNamespace(name="orders", warm=self.warm),)),
         )
 
     def api(self, *, acts_allowed: bool = True) -> "Asked":
-        return Asked(Api(self.node, acts_allowed).app())
+        return Asked(Api(self.node, Door(local=acts_allowed)).app())
 
     # --- what the group is told --------------------------------------------------------------------------------------
 
@@ -144,9 +147,10 @@ class Asked:
     def __init__(self, app: Any) -> None:
         self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
 
-    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+    def request(self, method: str, path: str, cookies: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self._transport, base_url="http://localhost") as client:
+            known = {"transport": self._transport, "base_url": "http://localhost", "cookies": cookies, "verify": False}
+            async with httpx.AsyncClient(**known) as client:
                 return await client.request(method, path, **more)
 
         return asyncio.run(ask())

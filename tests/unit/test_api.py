@@ -9,16 +9,20 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from scenarios import PAUSE, WALL, control, keeper, proposal, record, request, state
+from scenarios import PAUSE, WALL, control, keeper, peers_of, proposal, record, request, service, state
 from stub import Asked, StubNode
 
+from orchestrator.api.access import Door
 from orchestrator.api.app import ACTS
-from orchestrator.daemon.clock import wall
+from orchestrator.api.health import BY_NAME
+from orchestrator.daemon.clock import now, wall
 from orchestrator.domain.effects import NoticeKind
 from orchestrator.domain.observations import Hold
+from orchestrator.domain.policy import Replication
 from orchestrator.domain.record import RequestKind
 from orchestrator.domain.spans import FOREVER
-from orchestrator.domain.verdicts import Refusal
+from orchestrator.domain.topology import Pair
+from orchestrator.domain.verdicts import Diagnosis, Finding, Refusal
 from orchestrator.engine.state import Phase, frozen_mapping
 from orchestrator.ports import Conflict
 
@@ -168,13 +172,65 @@ def test_a_load_balancer_is_led_only_to_the_role_that_is_held(phase: Phase, role
     stub.change(phase=phase)
     answer = api.get(f"/health/orders/{role}")
     assert answer.status_code == status
-    assert answer.json() == {"phase": phase, "epoch": 3}
+    told = answer.json()
+    assert (told["phase"], told["epoch"]) == (phase, 3)
+    assert ("reason" in told) == (status == 503)
 
 
 def test_a_frozen_primary_is_no_primary_for_a_load_balancer(stub: StubNode, api: Asked):
     assert stub.runner.state.keeper is not None
     stub.change(keeper=replace(stub.runner.state.keeper, frozen_since=1.0))
     assert api.get("/health/orders/primary").status_code == 503
+
+
+GONE, FULL = {"gone_since": 1.0}, {"finding": Finding(Diagnosis.DISK_FULL, "its disk is full"), "found_since": 1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [GONE, {"silent_since": 1.0}, FULL, {"view": None}], ids=["gone", "silent", "disk full", "never"]
+)
+def test_a_primary_whose_service_does_not_work_is_none_for_a_load_balancer(wrong: dict[str, Any], stub: StubNode, api: Asked):
+    stub.change(local=replace(stub.runner.state.local, **wrong))
+    answer = api.get("/health/orders/primary")
+    assert answer.status_code == 503
+    assert answer.json()["reason"]
+
+
+def test_a_primary_whose_right_has_run_out_is_none_for_a_load_balancer(stub: StubNode, api: Asked):
+    stub.until = now() - 0.001
+    assert api.get("/primary").json()["reason"] == "the right has run out"
+
+
+AS_PRIMARY = {"primary", "master", "leader", "read-write", "read-only", "health", "readiness", "liveness"}
+AS_STANDBY = {"replica", "read-only", "asynchronous", "async", "health", "readiness", "liveness"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+def test_load_balancers_that_ask_as_for_patroni_get_the_same_answers(method: str, stub: StubNode):
+    def good() -> set[str]:
+        api = stub.api()
+        return {name for name in BY_NAME if api.request(method, f"/{name}").status_code == 200}
+
+    assert good() == AS_PRIMARY
+    stub.change(phase=Phase.STANDBY)
+    assert good() == AS_STANDBY
+    stub.warm = True
+    assert good() == {"health", "liveness"}
+    stub.warm = False
+    synchronous = replace(record(), succession=(Pair("db1", 11),))
+    policy = replace(stub.runner.state.policy, replication=Replication.SYNCHRONOUS)
+    stub.change(policy=policy, mediated=replace(stub.runner.state.mediated, record=synchronous))
+    assert good() == AS_STANDBY - {"asynchronous", "async"} | {"synchronous", "sync"}
+
+
+@pytest.mark.parametrize(("lag", "status"), [("20", 200), ("19", 503), ("1kB", 200), ("much", 404), ("-1", 404), ("9" * 40, 404)])
+def test_a_standby_that_lags_is_none_for_a_load_balancer_that_says_how_much_it_may(lag: str, status: int, tmp_path: Path):
+    stub = StubNode(tmp_path)
+    behind = service(offset=480)
+    stub.runner.state = state("db2", keeper=keeper("db2", peers=peers_of("db2")), local=replace(state("db2").local, view=behind))
+    stub.change(phase=Phase.STANDBY)
+    answer = stub.api().get("/replica", params={"lag": lag})
+    assert answer.status_code == status, answer.text
 
 
 def test_a_role_that_nobody_has_is_refused(api: Asked):
@@ -258,6 +314,7 @@ def test_every_metric_of_the_reference_is_there_and_no_other(stub: StubNode, api
         names = re.findall(r"`(\w+)`", row)
         stem = names[0].rsplit("_", 2)[0]
         documented |= {name if name.startswith("tanist_") else stem + name for name in names}
+    Door(local=False, registry=stub.registry)  # the network's door counts whom it turns away
     families = text_string_to_metric_families(api.get("/metrics").text)
     served = {family.name + ("_total" if family.type == "counter" else "") for family in families}
     served = {name for name in served if not name.endswith("_created")}  # the library's own companions of counters

@@ -342,6 +342,18 @@ WRONG = (
         "",
         "/etc/haproxy/haproxy.cfg",
     ),
+    # the API over the network
+    at_top("nobody may read anything", "api: {anonymous: none}", "api.anonymous", "without api.tokens"),
+    at_top("unknown level for the unknown", "api: {anonymous: write}", "api.anonymous", "read 'write'", "'read' or 'none'"),
+    at_top("certificate without a key", "api: {tls: {certificate: /etc/tanist/api.crt}}", "api.tls", "key is missing"),
+    wrong(
+        "tokens in the clear",
+        "nodes:\n  db1:\n    address: 10.0.0.1\n",
+        f"api: {{tokens: /etc/tanist/t}} {HERE}\nnodes:\n  db1:\n    address: 10.0.0.1\n    api: 10.0.0.1:7480\n",
+        "api.tls",
+        "in the clear",
+        "cleartext: true",
+    ),
     # the mediator
     mediator("mediator of an unknown kind", "postgres://10.0.0.11/tanist", "read 'postgres://10.0.0.11/tanist'", MEDIATOR),
     mediator("mediator without a scheme", "10.0.0.11:2181", "read '10.0.0.11:2181'", MEDIATOR),

@@ -53,6 +53,7 @@ from orchestrator.domain.policy import Automation
 from orchestrator.domain.record import Cause, Record, RequestKind
 from orchestrator.domain.spans import FOREVER, NEVER
 from orchestrator.domain.topology import Pair
+from orchestrator.engine import electing
 from orchestrator.engine.phases import EDGES
 from orchestrator.engine.state import Local, Mediation, Phase, State
 from orchestrator.engine.turn import Turn
@@ -345,6 +346,14 @@ def test_under_confirm_a_proposal_says_everything_that_a_person_needs():
     assert asked.expected_loss_bytes == 0
     assert asked.expires_wall == WALL + 600.0
     assert not told(found, commands.BeginClaim)
+
+
+def test_what_a_primary_last_told_is_what_may_be_lost_when_its_service_is_gone():
+    engine = Engine(state())
+    engine.keeper_seen(keeper(peers=peers_of("db2", db1=peer("db1", statement=primary_says(position=position(742))))), after=0.1)
+    gone = peer("db1", exited=True, statement=primary_says(position=None, health=Health.DEAD, serving_epoch=0))
+    engine.keeper_seen(keeper(peers=peers_of("db2", db1=gone)), after=0.1)
+    assert electing.expected_loss(engine.state, record(), position(500)) == 242
 
 
 def test_the_expected_loss_is_what_the_primary_had_and_the_candidate_lacks():
